@@ -1,0 +1,1 @@
+"""The hospital's files in, samples out."""

@@ -1,0 +1,1 @@
+"""Pseudonyms and text scrubbing."""

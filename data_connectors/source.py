@@ -1,0 +1,42 @@
+"""What every configured source has, and the two steps of every connector.
+
+A connector is a module with two functions:
+
+    find(source) -> Iterator[Unit | Refused]    cheap: which inputs belong together
+    read(source, unit) -> Iterator[Item]        expensive: decode one unit
+
+so that the ingest engine can spread units over processes and resume after a kill. Every input
+file of a source is in exactly one unit or refusal, and every input of a unit is in the `inputs`
+of one of the items that reading it yields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from medvlp.config import Config
+
+
+class Source(Config):
+    """One entry of an ingest config's `sources:`; each connector adds its own `kind` and keys."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_\-]*$")
+    """Short name; becomes the `provenance` of every sample."""
+    path: Path
+    """Folder or file; a relative path is relative to the config file."""
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Inputs that are read together: a series, one image, a lecture with its transcripts."""
+
+    id: str
+    """Stable across runs: a digest of what it is made of; no patient data."""
+    inputs: tuple[str, ...]
+    """Paths relative to the source's path."""
+    hint: str = ""
+    """Whatever `find` learnt that `read` needs, as text."""

@@ -1,0 +1,1 @@
+"""Lecture videos, clips and transcripts."""

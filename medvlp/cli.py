@@ -1,0 +1,275 @@
+"""The verbs. The only file that knows every folder; it imports inside the verbs.
+
+stdout is data (one JSON line at the end), stderr is log and progress. Exit 0 done; 1 refused,
+with one clear line; 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medvlp import __version__
+from medvlp.errors import ConfigError, MedvlpError
+
+Summary = dict[str, Any]
+
+
+def _demo(args: argparse.Namespace) -> Summary:
+    from medvlp.demo import DemoOptions, run_demo
+
+    options = DemoOptions(
+        out=args.out, patients=args.patients, lectures=args.lectures, seed=args.seed
+    )
+    return run_demo(options)
+
+
+def _phantom(args: argparse.Namespace) -> Summary:
+    from data_connectors.phantom.hospital import write_hospital
+
+    return write_hospital(
+        args.out, patients=args.patients, lectures=args.lectures, seed=args.seed,
+        workers=args.workers,
+    )  # fmt: skip
+
+
+def _ingest(args: argparse.Namespace) -> Summary:
+    from data_connectors.config import IngestConfig
+    from data_connectors.ingest import ingest
+    from medvlp.config import load_config
+
+    config = load_config(IngestConfig, args.config, args.set)
+    return ingest(config, args.out, base=args.config.parent, workers=args.workers,
+                  engine=args.engine)  # fmt: skip
+
+
+def _inspect(args: argparse.Namespace) -> Summary:
+    from data_connectors.inspection import inspect_dataset
+
+    return inspect_dataset(args.dataset, html=args.html)
+
+
+def _pretrain(args: argparse.Namespace) -> Summary:
+    from governance.tracking import TrackingConfig, training_logger
+    from medvlp.config import load_config
+    from pretrain.config import PretrainConfig
+    from pretrain.engine import pretrain
+
+    config = load_config(PretrainConfig, args.config, args.set)
+    tracking = TrackingConfig(uri=args.tracking, experiment=args.experiment)
+    logger = training_logger(tracking, out=args.out, resume=args.resume)
+    return pretrain(config, args.data, args.out, resume=args.resume, logger=logger)
+
+
+def _evaluate(args: argparse.Namespace) -> Summary:
+    from downstream.config import EvalConfig
+    from downstream.evaluate import evaluate
+    from governance.tracking import log_evaluation
+    from medvlp.config import load_config
+
+    config = load_config(EvalConfig, args.config, args.set)
+    summary = evaluate(config, data=args.data, run=args.run, out=args.out)
+    log_evaluation(run=args.run, report=args.out)
+    return summary
+
+
+def _release(args: argparse.Namespace) -> Summary:
+    from governance.config import ReleaseConfig
+    from governance.release import release
+    from medvlp.config import load_config
+
+    config = load_config(ReleaseConfig, args.config, args.set)
+    return release(config, run=args.run, evaluation=args.evaluation, data=args.data, out=args.out)
+
+
+def _verify(args: argparse.Namespace) -> Summary:
+    from governance.verify import verify_bundle
+
+    return verify_bundle(args.bundle)
+
+
+def _leakcheck(args: argparse.Namespace) -> Summary:
+    from governance.leakcheck import leakcheck
+
+    summary = leakcheck(args.canaries, args.paths)
+    if summary["hits"]:
+        raise MedvlpError(
+            "seeded identifiers were found in the output", code="leak-found",
+            got=f"{summary['hits']} hits in {len(summary['files'])} files", limit=0,
+            next_step=f"first file: {summary['files'][0]}",
+        )  # fmt: skip
+    return summary
+
+
+def _doctor(args: argparse.Namespace) -> Summary:
+    from governance.doctor import diagnose
+
+    return diagnose()
+
+
+class Verb(NamedTuple):
+    """One verb: what it does, in a line; how to call it; what it runs."""
+
+    run: Callable[[argparse.Namespace], Summary]
+    help: str
+    example: str
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb(
+        _demo, "the whole way on a synthetic hospital, in ten minutes", "medvlp demo --out demo"
+    ),
+    "phantom": Verb(
+        _phantom,
+        "write a synthetic hospital with known truth",
+        "medvlp phantom --out hospital --patients 200 --lectures 8 --seed 1",
+    ),
+    "ingest": Verb(
+        _ingest,
+        "connectors -> dataset folder; resumes where it was stopped",
+        "medvlp ingest --config hospital/ingest.yaml --out dataset",
+    ),
+    "inspect": Verb(
+        _inspect, "what is in a dataset folder", "medvlp inspect dataset --html dataset.html"
+    ),
+    "pretrain": Verb(
+        _pretrain,
+        "train a model on a dataset folder",
+        "medvlp pretrain --config configs/pretrain/demo.yaml --data dataset --out run "
+        "--set optim.lr=3e-4",
+    ),
+    "evaluate": Verb(
+        _evaluate,
+        "zero-shot tasks: metrics, predictions, report",
+        "medvlp evaluate --config configs/eval/demo.yaml --data dataset --run run --out report",
+    ),
+    "release": Verb(
+        _release,
+        "bundle with card and digests, registered as candidate",
+        "medvlp release --config configs/release/demo.yaml --run run --evaluation report "
+        "--data dataset --out bundle",
+    ),
+    "verify": Verb(_verify, "check a bundle, offline, on CPU", "medvlp verify bundle"),
+    "leakcheck": Verb(
+        _leakcheck,
+        "search any output for seeded identifiers",
+        "medvlp leakcheck --canaries hospital/canaries.txt dataset run report bundle",
+    ),
+    "doctor": Verb(_doctor, "what this machine has", "medvlp doctor"),
+}
+
+
+def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    if name in ("ingest", "pretrain", "evaluate", "release"):
+        add("--config", type=Path, required=True, metavar="FILE", help="YAML config")
+        add("--set", action="append", default=[], metavar="KEY=VALUE",
+            help="override one config value; repeatable")  # fmt: skip
+    if name in ("demo", "phantom", "ingest", "pretrain", "evaluate", "release"):
+        add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    match name:
+        case "demo" | "phantom":
+            add("--patients", type=int, default=None if name == "demo" else 200, metavar="N")
+            add("--lectures", type=int, default=None if name == "demo" else 8, metavar="N")
+            add("--seed", type=int, default=1, metavar="S")
+        case "inspect":
+            add("dataset", type=Path)
+            add("--html", type=Path, default=None, metavar="FILE", help="also write a page")
+        case "pretrain":
+            add("--data", type=Path, required=True, metavar="DATASET")
+            add("--resume", action="store_true", help="go on from the last checkpoint in --out")
+            add("--tracking", default=None, metavar="URI",
+                help="MLflow tracking URI (default: SQLite file beside --out)")  # fmt: skip
+            add("--experiment", default="medvlp", metavar="NAME")
+        case "evaluate":
+            add("--data", type=Path, required=True, metavar="DATASET")
+            add("--run", type=Path, required=True, metavar="RUN")
+        case "release":
+            add("--run", type=Path, required=True, metavar="RUN")
+            add("--evaluation", type=Path, required=True, metavar="REPORT")
+            add("--data", type=Path, required=True, metavar="DATASET",
+                help="reference cases come from here")  # fmt: skip
+        case "verify":
+            add("bundle", type=Path)
+        case "leakcheck":
+            add("--canaries", type=Path, required=True, metavar="FILE")
+            add("paths", type=Path, nargs="+")
+    if name in ("phantom", "ingest"):
+        add("--workers", type=int, default=0, metavar="N",
+            help="processes; 0: one a core")  # fmt: skip
+    if name == "ingest":
+        add("--engine", choices=["local", "ray"], default="local")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(
+        prog="medvlp",
+        description="Vision-language pretraining from the hospital archive to clinical validation.",
+        epilog="Start with: medvlp demo --out demo",
+    )
+    parser.add_argument("--version", action="version", version=f"medvlp {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, verb in VERBS.items():
+        sub = verbs.add_parser(
+            name,
+            help=verb.help,
+            description=verb.help,
+            epilog=f"example:\n  {verb.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.add_argument("-v", "--verbose", action="store_true", help="log more to stderr")
+        _arguments(name, sub)
+    return parser
+
+
+def run(argv: Sequence[str]) -> Summary:
+    """Run one verb and return its summary; errors propagate."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if args.verbose else logging.INFO,
+        format="%(asctime)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    return VERBS[args.verb].run(args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; print its summary as one JSON line, or one clear line of refusal."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        summary = run(arguments)
+    except MedvlpError as error:
+        sys.stderr.write(f"medvlp {arguments[0]}: {error}\n")
+        return 1
+    except FileNotFoundError as error:
+        refusal = ConfigError("no such file or folder", code="path-missing", got=error.filename)
+        sys.stderr.write(f"medvlp {arguments[0]}: {refusal}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"medvlp {arguments[0]}: stopped; run it again to go on\n")
+        return 1
+    sys.stdout.write(json.dumps(summary) + "\n")
+    return 0
+
+
+def entry() -> None:
+    """Console script."""
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    entry()

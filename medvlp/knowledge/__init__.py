@@ -1,0 +1,1 @@
+"""What the words mean: concepts, findings, prompts, which pairs match."""

@@ -1,0 +1,1 @@
+"""Towers, pooling and the vision-language model."""

@@ -1,0 +1,273 @@
+"""The nouns that flow through the platform. numpy and torch only.
+
+Shape letters: b samples, n frames (all samples of a batch in a row), m texts (likewise), l tokens,
+c channels, h w pixels, k claim slots, e joint embedding, p patches of one frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from medvlp.errors import GeometryError, InputError
+
+Kind = Literal["image", "volume", "clip", "text"]
+Split = Literal["train", "val", "test"]
+Unit = Literal["HU", "raw", "rgb"]
+Polarity = Literal["present", "absent", "uncertain"]
+Side = Literal["left", "right", "bilateral", "midline"]
+Level = Literal["document", "findings", "impression", "sentence", "caption",
+                "task", "step", "phase", "video"]  # fmt: skip
+
+KINDS: tuple[Kind, ...] = ("image", "volume", "clip", "text")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Volume:
+    """A 3D image on a regular grid, in canonical axes and units.
+
+    Index axes follow LPS: `d` grows towards the head (S), `h` towards the back (P), `w` towards
+    the patient's left (L), up to the obliqueness that the affine holds.
+    """
+
+    array: np.ndarray
+    """int16 or float32 [D, H, W], original values (HU for CT)."""
+    affine: np.ndarray
+    """float64 [4, 4]; index [d, h, w, 1] -> LPS+ millimetres."""
+    unit: Unit
+    window: tuple[float, float] | None = None
+    """(centre, width) from the header, if it names one."""
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 3 or 0 in self.array.shape:
+            raise GeometryError("Volume.array must be [D, H, W]", got=self.array.shape)
+        if self.affine.shape != (4, 4) or abs(np.linalg.det(self.affine)) < 1e-9:
+            raise GeometryError("Volume.affine must be an invertible [4, 4]")
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbours along d, h, w."""
+        d, h, w = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(d), float(h), float(w)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Visual:
+    """What a sample shows: a sequence of frames at positions. An image is one frame."""
+
+    frames: np.ndarray
+    """uint8, uint16, int16 or float32 [n, h, w] (grey) or uint8 [n, h, w, 3] (colour)."""
+    positions: np.ndarray
+    """float64 [n]: millimetres for a volume, seconds for a clip, 0 for an image; ascending."""
+    kind: Kind
+    unit: Unit
+    window: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim not in (3, 4) or len(self.frames) == 0:
+            raise InputError("a visual needs at least one frame", got=self.frames.shape)
+        if self.frames.ndim == 4 and self.frames.shape[-1] != 3:
+            raise InputError("colour frames must be [n, h, w, 3]", got=self.frames.shape)
+        if self.positions.shape != (len(self.frames),):
+            raise InputError("one position a frame", got=self.positions.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One statement of a text about one concept."""
+
+    concept: str
+    """Stable id in the knowledge book, e.g. `pleural_effusion`."""
+    name: str
+    polarity: Polarity
+    certainty: float = 1.0
+    anatomy: str | None = None
+    side: Side | None = None
+    severity: str | None = None
+    start: int = -1
+    """Character span in the text it was found in; -1 when it comes from a table."""
+    end: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One sentence of a report, with its place in the report's text."""
+
+    text: str
+    start: int
+    end: int
+    section: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A radiology report: the text, its sections and sentences as character spans of it."""
+
+    text: str
+    sections: dict[str, tuple[int, int]]
+    sentences: tuple[Sentence, ...]
+    findings: tuple[Finding, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise InputError("the report is empty", code="report-empty")
+
+    def section(self, name: str) -> str | None:
+        """The text of one section, or None."""
+        span = self.sections.get(name)
+        return None if span is None else self.text[span[0] : span[1]].strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One spoken word; times are None where the recogniser gave none."""
+
+    text: str
+    start_s: float | None
+    end_s: float | None
+    interpolated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One timed piece of speech."""
+
+    text: str
+    start_s: float
+    end_s: float
+    words: tuple[Word, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_s < self.end_s:
+            raise InputError(
+                "an utterance must end after it starts",
+                code="transcript-time-order",
+                got=f"{self.start_s}..{self.end_s} s",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What one recogniser heard in one recording."""
+
+    recogniser: str
+    utterances: tuple[Utterance, ...]
+
+    def between(self, start_s: float, end_s: float) -> tuple[Utterance, ...]:
+        """The utterances that overlap a window, in order."""
+        return tuple(u for u in self.utterances if u.start_s < end_s and u.end_s > start_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One text of a sample."""
+
+    level: Level
+    source: str
+    text: str
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where a visual sits in space or time; fields that do not apply are None."""
+
+    shape: tuple[int, ...] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    affine: tuple[float, ...] | None = None
+    """Row-major [4, 4], index [d, h, w, 1] -> LPS mm."""
+    start_s: float | None = None
+    end_s: float | None = None
+    fps: float | None = None
+    unit: Unit | None = None
+    window: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One visual with its texts; a row of `samples.parquet`."""
+
+    key: str
+    patient: str
+    study: str
+    split: Split
+    kind: Kind
+    modality: str
+    texts: tuple[Text, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    labels: tuple[str, ...] = ()
+    geometry: Geometry = field(default_factory=Geometry)
+    parent: str | None = None
+    licence: str = ""
+    provenance: str = ""
+    """Which source of the ingest config it came from, and how; no names, no paths of the site."""
+    shard: str | None = None
+    offset: int = -1
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Ragged frames and texts of b samples, packed without padding between samples.
+
+    `claims` and `stated` say what a text claims and what is known of a visual, one slot a
+    (concept, side): 1 present, -1 absent, 0 not mentioned. `medvlp.knowledge.positives` turns
+    them into which pairs match.
+    """
+
+    frames: Float[Tensor, "n c h w"]
+    offsets: Int[Tensor, "b+1"]
+    """Sample i owns frames offsets[i]:offsets[i + 1]."""
+    positions: Float[Tensor, " n"]
+    kind: Int[Tensor, " b"]
+    """Index into `KINDS`."""
+    tokens: Int[Tensor, "m l"]
+    token_mask: Bool[Tensor, "m l"]
+    text_offsets: Int[Tensor, "b+1"]
+    """Sample i owns texts text_offsets[i]:text_offsets[i + 1]."""
+    text_key: Int[Tensor, " m"]
+    """Hash of the normalised text: equal texts have equal keys."""
+    claims: Int[Tensor, "m k"]
+    stated: Int[Tensor, "b k"]
+    keys: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        moved = {
+            f.name: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor)
+            else value
+            for f in fields(self)
+            for value in [getattr(self, f.name)]
+        }  # fmt: skip
+        return Batch(**moved)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """Unit vectors in the joint space; token grids are there when they were asked for."""
+
+    visual: Float[Tensor, "b e"]
+    text: Float[Tensor, "m e"]
+    patches: Float[Tensor, "n p e"] | None = None
+    """Unit vectors of the patches of every frame, row by row."""
+    slice_weights: Float[Tensor, " n"] | None = None
+    """How much each frame counts in its sample; sums to 1 over a sample."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Zero-shot scores of b samples."""
+
+    keys: tuple[str, ...]
+    labels: tuple[str, ...]
+    scores: Float[Tensor, "b k"]
+    model_digest: str
