@@ -94,7 +94,7 @@ def sample_to_row(sample: Sample) -> dict[str, Any]:
 
 def row_to_sample(row: dict[str, Any]) -> Sample:
     """A row of `SAMPLES` as a sample."""
-    geometry = {
+    geometry: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in (row["geometry"] or {}).items()
     }

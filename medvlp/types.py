@@ -7,7 +7,7 @@ c channels, h w pixels, k claim slots, e joint embedding, p patches of one frame
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -242,12 +242,12 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
-        moved = {
-            f.name: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor)
+        moved: dict[str, Any] = {
+            f.name: value.to(device, non_blocking=non_blocking)
+            if isinstance(value := getattr(self, f.name), Tensor)
             else value
             for f in fields(self)
-            for value in [getattr(self, f.name)]
-        }  # fmt: skip
+        }
         return Batch(**moved)
 
 
