@@ -57,7 +57,7 @@ def verify(path: Path, *, anchor: str | None = None) -> int:
             entry = json.loads(line)
             digest = entry.pop("digest")
             broken = entry["previous"] != previous or _digest(entry) != digest
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             broken = True
         if broken:
             raise IntegrityError(

@@ -26,7 +26,7 @@ def _demo(args: argparse.Namespace) -> Summary:
     options = DemoOptions(
         out=args.out, patients=args.patients, lectures=args.lectures, seed=args.seed
     )
-    return run_demo(options)
+    return run_demo(options, verb=run)
 
 
 def _phantom(args: argparse.Namespace) -> Summary:
@@ -84,7 +84,7 @@ def _release(args: argparse.Namespace) -> Summary:
     from medvlp.config import load_config
 
     config = load_config(ReleaseConfig, args.config, args.set)
-    return release(config, run=args.run, evaluation=args.evaluation, data=args.data, out=args.out)
+    return release(config, run=args.run, evaluation=args.evaluation, out=args.out)
 
 
 def _verify(args: argparse.Namespace) -> Summary:
@@ -109,7 +109,7 @@ def _leakcheck(args: argparse.Namespace) -> Summary:
 def _doctor(args: argparse.Namespace) -> Summary:
     from governance.doctor import diagnose
 
-    return diagnose()
+    return diagnose(require=args.require)
 
 
 class Verb(NamedTuple):
@@ -152,7 +152,7 @@ VERBS: dict[str, Verb] = {
         _release,
         "bundle with card and digests, registered as candidate",
         "medvlp release --config configs/release/demo.yaml --run run --evaluation report "
-        "--data dataset --out bundle",
+        "--out bundle",
     ),
     "verify": Verb(_verify, "check a bundle, offline, on CPU", "medvlp verify bundle"),
     "leakcheck": Verb(
@@ -192,10 +192,10 @@ def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
         case "release":
             add("--run", type=Path, required=True, metavar="RUN")
             add("--evaluation", type=Path, required=True, metavar="REPORT")
-            add("--data", type=Path, required=True, metavar="DATASET",
-                help="reference cases come from here")  # fmt: skip
         case "verify":
             add("bundle", type=Path)
+        case "doctor":
+            add("--require", action="store_true", help="refuse when a required package is broken")
         case "leakcheck":
             add("--canaries", type=Path, required=True, metavar="FILE")
             add("paths", type=Path, nargs="+")
