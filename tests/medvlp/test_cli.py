@@ -20,7 +20,7 @@ def test_help_names_every_verb_and_loads_no_heavy_library() -> None:
         "import sys; from medvlp.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'pydantic', 'lightning', 'mlflow', 'monai'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'mlflow', 'monai'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = _python("-c", code)

@@ -16,8 +16,8 @@ class Optim(Config):
 
 class Demo(Config):
     optim: Optim = Optim()
-    names: list[str] = []
-    sources: list[Optim] = []
+    names: tuple[str, ...] = ()
+    sources: tuple[Optim, ...] = ()
 
 
 def test_no_file_gives_the_defaults() -> None:
@@ -29,7 +29,7 @@ def test_file_then_overrides_in_order(tmp_path: Path) -> None:
     path.write_text("optim: {lr: 0.1}\nnames: [a, b]\n")
     config = load_config(Demo, path, ["optim.lr=0.2", "optim.lr=0.3", "names.1=c"])
     assert config.optim.lr == 0.3
-    assert config.names == ["a", "c"]
+    assert config.names == ("a", "c")
 
 
 def test_bare_exponent_is_a_number_although_yaml_reads_text(tmp_path: Path) -> None:
