@@ -1,1 +1,1 @@
-"""DICOM series and single images."""
+"""DICOM series, images and cine loops in; volumes, images and clips out, or an explained refusal."""

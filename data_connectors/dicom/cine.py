@@ -1,0 +1,94 @@
+"""Multi-frame loops (ultrasound, angiography) -> clips with their frame times."""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+import numpy as np
+from PIL import Image
+from pydicom.dataset import Dataset
+
+from data_connectors.dicom.decode import real_values, stored_frame, windows
+from data_connectors.dicom.header import number, numbers, text, whole
+from data_connectors.dicom.image import invert, to_8_bit
+from data_connectors.dicom.volume import Stored, pixel_digest
+from data_connectors.items import Payload
+from medvlp.errors import InputError
+from medvlp.types import Geometry
+
+
+def frame_times_ms(dataset: Dataset) -> list[float]:
+    """When each frame is shown, in milliseconds from the first (PS3.3 C.7.6.5).
+
+    Raises:
+        InputError: The header gives no frame time (`dicom-no-frame-time`).
+    """
+    frames = whole(dataset, "NumberOfFrames")
+    vector = numbers(dataset, "FrameTimeVector", frames)
+    if vector is not None and min(vector) >= 0 and sum(vector) > 0:
+        start = vector[0]
+        return [time - start for time in itertools.accumulate(vector)]
+    step = number(dataset, "FrameTime")
+    if not step or step <= 0:
+        rate = number(dataset, "CineRate") or number(dataset, "RecommendedDisplayFrameRate")
+        if not rate or rate <= 0:
+            raise InputError(
+                "the frames have no times", code="dicom-no-frame-time",
+                next_step="only loops with FrameTime, FrameTimeVector or CineRate are read",
+            )  # fmt: skip
+        step = 1000 / rate
+    return [index * step for index in range(frames)]
+
+
+def read_cine(dataset: Dataset, *, quality: int) -> Stored:
+    """A multi-frame object as JPEG frames named by their milliseconds.
+
+    Args:
+        dataset: A whole object that passed `check_pixels`.
+        quality: JPEG quality.
+
+    Raises:
+        InputError: A frame cannot be decoded, or there are no times.
+    """
+    times = frame_times_ms(dataset)
+    members: list[tuple[str, bytes]] = []
+    arrays = []
+    shape: tuple[int, ...] = ()
+    last = -1
+    for index, time in enumerate(times):
+        frame = _display(stored_frame(dataset, index), dataset)
+        last = max(last + 1, round(time))  # names must ascend, even above 1000 frames a second
+        buffer = io.BytesIO()
+        Image.fromarray(frame).save(buffer, "JPEG", quality=quality, subsampling=0)
+        members.append((f"{last:010d}.jpg", buffer.getvalue()))
+        arrays.append(bytes.fromhex(pixel_digest(frame)))
+        shape = (len(times), *frame.shape)
+    digest = pixel_digest(np.frombuffer(b"".join(arrays), np.uint8))
+    step = times[-1] / (len(times) - 1) if len(times) > 1 and times[-1] > 0 else 1000.0
+    geometry = Geometry(
+        shape=shape,
+        start_s=0.0,
+        end_s=(times[-1] + step) / 1000,
+        fps=1000 / step,
+        unit="rgb",
+    )
+    return Stored(Payload(tuple(members)), geometry, digest)
+
+
+def _display(frame: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """A frame as uint8 [h, w] or [h, w, 3]; deeper grey through its window or whole range."""
+    if frame.ndim == 3:
+        return to_8_bit(frame, dataset)
+    values, window = real_values(frame, dataset), windows(dataset)
+    inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    if inverted:
+        values, window = invert(values, window, dataset)
+    if frame.dtype == np.uint8 and not inverted and window is None:
+        return frame
+    if window is None:
+        bits = whole(dataset, "BitsStored")
+        window = (2 ** (bits - 1), 2**bits)
+    low = window[0] - window[1] / 2
+    scaled = (values.astype(np.float32) - low) * (255 / window[1])
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)

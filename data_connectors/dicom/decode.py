@@ -1,0 +1,234 @@
+"""Encoded pixel data -> arrays of real-world values, checked before anything is allocated.
+
+Each transfer syntax has one decoder of choice. GDCM, a C++ library that parses untrusted bytes,
+is used only where nothing else decodes: JPEG Lossless and 12-bit JPEG.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from pydicom import uid
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+
+from data_connectors.dicom.header import guarded, number, text, whole
+from medvlp.errors import InputError
+
+_PIXEL_TAGS: Final = (0x7FE00010, 0x7FE00008, 0x7FE00009)
+
+_PLUGINS: Final[Mapping[str, str]] = {
+    uid.JPEGBaseline8Bit: "pillow",
+    uid.JPEGExtended12Bit: "gdcm",
+    uid.JPEGLossless: "gdcm",
+    uid.JPEGLosslessSV1: "gdcm",
+    uid.JPEGLSLossless: "pyjpegls",
+    uid.JPEGLSNearLossless: "pyjpegls",
+    uid.JPEG2000Lossless: "pylibjpeg",
+    uid.JPEG2000: "pylibjpeg",
+    uid.HTJ2KLossless: "pylibjpeg",
+    uid.HTJ2KLosslessRPCL: "pylibjpeg",
+    uid.HTJ2K: "pylibjpeg",
+    uid.RLELossless: "pylibjpeg",
+}
+_NATIVE: Final = {
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRLittleEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+}
+
+
+def check_pixels(dataset: Dataset, *, max_bytes: int, max_frames: int) -> None:
+    """Compare what the header claims with the bytes that are there.
+
+    Raises:
+        InputError: `dicom-no-pixels`, `dicom-too-large`, `dicom-truncated`,
+            `dicom-lying-geometry` or `dicom-not-decodable` (by the syntax's name).
+    """
+    guarded(lambda: _check_pixels(dataset, max_bytes, max_frames))
+
+
+def _check_pixels(dataset: Dataset, max_bytes: int, max_frames: int) -> None:
+    syntax = syntax_of(dataset)
+    frames = max(1, whole(dataset, "NumberOfFrames"))
+    samples = max(1, whole(dataset, "SamplesPerPixel"))
+    bits = whole(dataset, "BitsAllocated")
+    rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
+    if bits not in (1, 8, 16, 32, 64):
+        raise InputError("no such pixel depth", code="dicom-malformed", got=bits)
+    claimed = (rows * columns * samples * frames * bits + 7) // 8
+    if frames > max_frames:
+        raise InputError(
+            "too many frames", code="dicom-too-large", got=frames, limit=max_frames,
+            next_step="raise max_frames if it is genuine",
+        )  # fmt: skip
+    if claimed > max_bytes:
+        raise InputError(
+            "the decoded pixels would be too large", code="dicom-too-large",
+            got=f"{claimed} bytes", limit=max_bytes,
+            next_step="raise max_bytes if it is genuine",
+        )  # fmt: skip
+    declared, present = _pixel_bytes(dataset)
+    if 0 < declared < 0xFFFFFFFF and present < declared:
+        raise InputError(
+            "the file ends within the pixel data", code="dicom-truncated",
+            got=f"{present} of {declared} bytes",
+            next_step="fetch the file again from the archive",
+        )  # fmt: skip
+    if syntax in _NATIVE:
+        if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
+            claimed = claimed * 2 // 3
+        if present < claimed:
+            raise InputError(
+                "rows, columns and frames claim more pixels than there are",
+                code="dicom-lying-geometry", got=f"{present} bytes", limit=f"{claimed} bytes",
+                next_step="fetch the file again from the archive",
+            )  # fmt: skip
+    elif present < frames:
+        raise InputError("the pixel data is empty", code="dicom-no-pixels")
+
+
+def syntax_of(dataset: Dataset) -> uid.UID:
+    """The transfer syntax.
+
+    Raises:
+        InputError: It is missing, or has no permissively licensed decoder here.
+    """
+    meta = getattr(dataset, "file_meta", None)
+    syntax = uid.UID(text(meta, "TransferSyntaxUID") if meta is not None else "")
+    if syntax not in _PLUGINS and syntax not in _NATIVE:
+        name = syntax.name if syntax.is_transfer_syntax else "none or a private one"
+        raise InputError(
+            "no decoder for this transfer syntax", code="dicom-not-decodable", got=name,
+            next_step="have the archive send it uncompressed or as JPEG 2000",
+        )  # fmt: skip
+    return syntax
+
+
+def _pixel_bytes(dataset: Dataset) -> tuple[int, int]:
+    """(length that the element claims, bytes that are there)."""
+    for tag in _PIXEL_TAGS:
+        if tag not in dataset:
+            continue
+        element = dataset.get_item(tag)
+        value = element.value or b""
+        declared = element.length if isinstance(element, RawDataElement) else len(value)
+        return declared, len(value)
+    raise InputError("there is no pixel data", code="dicom-no-pixels", next_step="nothing")
+
+
+def stored_frame(dataset: Dataset, index: int) -> np.ndarray:
+    """One decoded frame: grey stored values [h, w], or uint8/uint16 RGB [h, w, 3].
+
+    Args:
+        dataset: An object that passed `check_pixels`.
+        index: Frame number from 0.
+
+    Raises:
+        InputError: `dicom-not-decodable`.
+    """
+
+    def decode() -> np.ndarray:
+        syntax = syntax_of(dataset)
+        plugin = _PLUGINS.get(syntax, "")
+        if syntax == uid.JPEGExtended12Bit and whole(dataset, "BitsStored") == 8:
+            plugin = "pillow"
+        try:
+            array, meta = get_decoder(syntax).as_array(
+                dataset, index=index, decoding_plugin=plugin
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise nearly every built-in type on broken input
+            raise InputError(
+                "the pixel data cannot be decoded", code="dicom-not-decodable",
+                got=f"{syntax.name}, {type(error).__name__}",
+                next_step="fetch the file again from the archive",
+            ) from None  # fmt: skip
+        if str(meta["photometric_interpretation"]) == "PALETTE COLOR":
+            array = apply_color_lut(array, dataset)
+        return array
+
+    frame = guarded(decode)
+    shape = (whole(dataset, "Rows"), whole(dataset, "Columns"))
+    if frame.shape[:2] != shape or frame.ndim not in (2, 3):
+        raise InputError(
+            "the decoded image has another size than the header says",
+            code="dicom-lying-geometry", got=frame.shape[:2], limit=shape,
+        )  # fmt: skip
+    if frame.ndim == 3 and frame.shape[2] != 3:
+        frame = frame[..., :3] if frame.shape[2] == 4 else frame[..., 0]
+    return frame
+
+
+def padding_mask(stored: np.ndarray, dataset: Dataset) -> np.ndarray | None:
+    """Where a grey frame holds PixelPaddingValue (or its range), or None where nowhere.
+
+    The header's value is compared modulo the pixel depth, because writers disagree on its sign.
+    """
+    low = number(dataset, "PixelPaddingValue")
+    if low is None or stored.dtype.kind not in "iu":
+        return None
+    high = number(dataset, "PixelPaddingRangeLimit")
+    ends = np.array([low, low if high is None else high]).astype(np.int64)
+    low_end, high_end = sorted(int(end) for end in ends.astype(stored.dtype))
+    mask = (stored >= low_end) & (stored <= high_end)
+    return mask if mask.any() else None
+
+
+def rescale(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Modality rescale: int16 where that is exact, else float32.
+
+    PS3.3 C.11.1: value = slope x stored + intercept, once.
+    """
+    whole_numbers = float(slope).is_integer() and float(intercept).is_integer()
+    if stored.dtype.kind in "iu" and whole_numbers:
+        low, high = int(stored.min()), int(stored.max())
+        ends = [low * int(slope) + int(intercept), high * int(slope) + int(intercept)]
+        if min(ends) >= -32768 and max(ends) <= 32767:
+            values = stored.astype(np.int32)
+            values *= int(slope)
+            values += int(intercept)
+            return values.astype(np.int16)
+    values = stored.astype(np.float64)
+    values *= slope
+    values += intercept
+    return values.astype(np.float32)
+
+
+def real_values(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Stored values through the modality LUT or rescale of a single-frame object.
+
+    Returns:
+        int16 or float32 of the same shape.
+    """
+    if "ModalityLUTSequence" in dataset:
+        return rescale(guarded(lambda: apply_modality_lut(stored, dataset)), 1.0, 0.0)
+    slope, intercept = rescale_of(dataset)
+    return rescale(stored, slope, intercept)
+
+
+def rescale_of(dataset: Dataset) -> tuple[float, float]:
+    """(slope, intercept); a missing or zero slope is 1."""
+    slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
+    return slope or 1.0, intercept or 0.0
+
+
+def is_hounsfield(dataset: Dataset) -> bool:
+    """Whether the rescale of a CT gives Hounsfield units (PS3.3 C.8.2.1)."""
+    return (
+        text(dataset, "RescaleIntercept") != ""
+        and text(dataset, "RescaleSlope") != ""
+        and text(dataset, "RescaleType").upper() in ("", "HU")
+    )
+
+
+def windows(dataset: Dataset) -> tuple[float, float] | None:
+    """(centre, width) of the first VOI window, in rescaled values, or None."""
+    centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
+    return None if centre is None or width is None or width < 1 else (centre, width)

@@ -1,0 +1,294 @@
+"""What a DICOM header says that matters for grouping and geometry, as plain values.
+
+Attribute names are those of DICOM PS3.6; nothing here touches pixel data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from data_connectors.dicom.quiet import quiet
+from data_connectors.files import Handle
+from medvlp.errors import InputError, MedvlpError
+
+T = TypeVar("T")
+
+SPLIT_KEYWORDS: Final = (
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "EchoNumbers",
+    "EchoTime",
+    "InversionTime",
+    "DiffusionBValue",
+    "DiffusionGradientOrientation",
+    "TriggerTime",
+    "ContentTime",
+    "AcquisitionTime",
+    "ConvolutionKernel",
+)
+"""Attributes that may tell several passes over the same positions apart, in order of trust."""
+
+_TAGS: Final = [
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID",
+    "IssuerOfPatientID", "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames",
+    "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID", *SPLIT_KEYWORDS,
+]  # fmt: skip
+
+_GE_B_VALUE: Final = (0x0043, 0x1039)
+
+_STACKED: Final = {
+    "1.2.840.10008.5.1.4.1.1.2",  # CT
+    "1.2.840.10008.5.1.4.1.1.4",  # MR
+    "1.2.840.10008.5.1.4.1.1.128",  # PET
+}
+_ENHANCED: Final = {
+    "1.2.840.10008.5.1.4.1.1.2.1",  # enhanced CT
+    "1.2.840.10008.5.1.4.1.1.2.2",  # legacy converted enhanced CT
+    "1.2.840.10008.5.1.4.1.1.4.1",  # enhanced MR
+    "1.2.840.10008.5.1.4.1.1.4.3",  # enhanced MR colour
+    "1.2.840.10008.5.1.4.1.1.4.4",  # legacy converted enhanced MR
+    "1.2.840.10008.5.1.4.1.1.128.1",  # legacy converted enhanced PET
+    "1.2.840.10008.5.1.4.1.1.130",  # enhanced PET
+}
+_NO_IMAGE_MODALITIES: Final = {
+    "SR", "SEG", "PR", "KO", "RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD", "REG", "FID", "DOC",
+    "ECG", "HD", "RWV", "M3D", "PLAN", "STAIN",
+}  # fmt: skip
+_NO_IMAGE_CLASSES: Final = {
+    "1.2.840.10008.5.1.4.1.1.66.4",  # segmentation
+    "1.2.840.10008.5.1.4.1.1.66.7",  # label map segmentation
+    "1.2.840.10008.5.1.4.1.1.30",  # parametric map
+    "1.2.840.10008.5.1.4.1.1.481.2",  # RT dose
+}
+_DICOMDIR: Final = "1.2.840.10008.1.3.10"
+_WHOLE_SLIDE: Final = "1.2.840.10008.5.1.4.1.1.77.1.6"
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Where the pixels of one frame are in the patient (PS3.3 C.7.6.2), in LPS millimetres."""
+
+    origin: tuple[float, float, float]
+    """Centre of the first pixel."""
+    along_row: tuple[float, float, float]
+    """Direction in which the column index grows."""
+    along_column: tuple[float, float, float]
+    """Direction in which the row index grows."""
+    spacing: tuple[float, float]
+    """(between rows, between columns), millimetres."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One DICOM object without its pixels."""
+
+    name: str
+    sop_class: str
+    sop_uid: str
+    series: str
+    study: str
+    patient: str
+    modality: str
+    image_type: tuple[str, ...]
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    bits: int
+    plane: Plane | None
+    """None where position, orientation or spacing is missing or not a number."""
+    frame_of_reference: str
+    split: tuple[str, ...]
+    """Values of `SPLIT_KEYWORDS`, as text."""
+
+    @property
+    def stacked(self) -> bool:
+        """Whether it is one slice of a cross-sectional series."""
+        single = self.frames == 1 and self.samples == 1
+        return self.sop_class in _STACKED and single and not self.localiser
+
+    @property
+    def enhanced(self) -> bool:
+        """Whether it is a multi-frame object with functional groups."""
+        return self.sop_class in _ENHANCED
+
+    @property
+    def localiser(self) -> bool:
+        """Whether it is a scout image, which shares series with slices on some scanners."""
+        return "LOCALIZER" in self.image_type
+
+    def renamed(self, name: str) -> Header:
+        """The same header under another input name."""
+        return replace(self, name=name)
+
+
+def read_header(handle: Handle, name: str) -> Header:
+    """Read the header of one input.
+
+    Raises:
+        InputError: It is no DICOM file (`not-dicom`), cannot be parsed (`dicom-malformed`), or
+            holds no image that this connector reads (`dicom-no-image`, `dicom-dicomdir`, ...).
+    """
+    dataset = _open(handle, stop_before_pixels=True, specific_tags=[*_TAGS, _GE_B_VALUE])
+    return guarded(lambda: parse_header(dataset, name))
+
+
+def read_dataset(handle: Handle) -> Dataset:
+    """Read a whole object; its pixel data stays encoded.
+
+    Raises:
+        InputError: As `read_header`.
+    """
+    return _open(handle)
+
+
+def _open(handle: Handle, **options: Any) -> Dataset:
+    def read() -> Dataset:
+        try:
+            return pydicom.dcmread(handle, **options)
+        except InvalidDicomError:
+            raise InputError(
+                "there is no DICOM preamble and file meta information",
+                code="not-dicom",
+                next_step="nothing, if it is no DICOM file",
+            ) from None
+
+    return guarded(read)
+
+
+def guarded(action: Callable[[], T]) -> T:
+    """Run pydicom code on untrusted bytes: whatever it raises becomes an `InputError`.
+
+    The error's own text is dropped, because it may quote header values.
+    """
+    with quiet():
+        try:
+            return action()
+        except MedvlpError:
+            raise
+        except MemoryError:
+            raise InputError("it does not fit into memory", code="dicom-too-large") from None
+        except RecursionError:
+            raise InputError("its sequences are nested too deeply", code="dicom-malformed") from None
+        except Exception as error:  # pydicom raises nearly every built-in type on broken input
+            raise InputError(
+                f"the file cannot be parsed ({type(error).__name__})",
+                code="dicom-malformed",
+                next_step="export it again from the archive",
+            ) from None
+
+
+def parse_header(dataset: Dataset, name: str) -> Header:
+    """Turn a dataset into plain values, and refuse what holds no image.
+
+    Raises:
+        InputError: It is not an image.
+    """
+    sop_class = text(dataset, "SOPClassUID")
+    modality = text(dataset, "Modality").upper()
+    meta = getattr(dataset, "file_meta", None)
+    media_class = text(meta, "MediaStorageSOPClassUID") if meta is not None else ""
+    if _DICOMDIR in (sop_class, media_class):
+        raise InputError("a DICOMDIR is an index", code="dicom-dicomdir", next_step="nothing")
+    rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
+    no_image = modality in _NO_IMAGE_MODALITIES or sop_class in _NO_IMAGE_CLASSES
+    if no_image or rows < 1 or columns < 1:
+        raise InputError(
+            "the object holds no image to learn from",
+            code="dicom-no-image",
+            got=modality if modality in _NO_IMAGE_MODALITIES else None,
+            next_step="nothing",
+        )
+    if sop_class == _WHOLE_SLIDE:
+        raise InputError("whole-slide images are not read", code="dicom-unsupported")
+    image_type = tuple(part.upper() for part in texts(dataset, "ImageType"))
+    if "MOSAIC" in image_type:
+        raise InputError("mosaic images are not read", code="dicom-unsupported")
+    issuer = text(dataset, "IssuerOfPatientID")
+    patient = text(dataset, "PatientID")
+    return Header(
+        name=name,
+        sop_class=sop_class,
+        sop_uid=text(dataset, "SOPInstanceUID"),
+        series=text(dataset, "SeriesInstanceUID"),
+        study=text(dataset, "StudyInstanceUID"),
+        patient=f"{patient}@{issuer}" if patient and issuer else patient,
+        modality=modality or "OT",
+        image_type=image_type,
+        rows=rows,
+        columns=columns,
+        frames=max(1, whole(dataset, "NumberOfFrames")),
+        samples=max(1, whole(dataset, "SamplesPerPixel")),
+        bits=whole(dataset, "BitsAllocated"),
+        plane=plane_of(dataset, dataset, dataset),
+        frame_of_reference=text(dataset, "FrameOfReferenceUID"),
+        split=(*("\\".join(texts(dataset, key)) for key in SPLIT_KEYWORDS), _ge_b(dataset)),
+    )
+
+
+def plane_of(position: Dataset, orientation: Dataset, measures: Dataset) -> Plane | None:
+    """The plane that three (possibly equal) datasets describe, or None if any part is missing."""
+    origin = numbers(position, "ImagePositionPatient", 3)
+    cosines = numbers(orientation, "ImageOrientationPatient", 6)
+    spacing = numbers(measures, "PixelSpacing", 2)
+    if origin is None or cosines is None or spacing is None or min(spacing) <= 0:
+        return None
+    return Plane(
+        origin=(origin[0], origin[1], origin[2]),
+        along_row=(cosines[0], cosines[1], cosines[2]),
+        along_column=(cosines[3], cosines[4], cosines[5]),
+        spacing=(spacing[0], spacing[1]),
+    )
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """One value as text, stripped; empty when it is missing."""
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).strip(" \0")
+
+
+def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """All values as text; empty when missing."""
+    value = dataset.get(keyword)
+    if value is None or value == "":
+        return ()
+    many = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    return tuple(str(part).strip(" \0") for part in (value if many else (value,)))
+
+
+def whole(dataset: Dataset, keyword: str) -> int:
+    """One whole number; 0 when it is missing."""
+    value = dataset.get(keyword)
+    return 0 if value is None or value == "" else int(value)
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """The first value as a finite number, or None."""
+    found = numbers(dataset, keyword, 1, at_least=True)
+    return None if found is None else found[0]
+
+
+def numbers(
+    dataset: Dataset, keyword: str, count: int, *, at_least: bool = False
+) -> tuple[float, ...] | None:
+    """So many finite numbers, or None."""
+    try:
+        values = tuple(float(part) for part in texts(dataset, keyword))
+    except ValueError:
+        return None
+    fits = len(values) >= count if at_least else len(values) == count
+    finite = all(abs(value) < 1e300 for value in values)  # also false for nan
+    return values if fits and finite else None
+
+
+def _ge_b(dataset: Dataset) -> str:
+    """GE's private b-value (0043,1039), where DiffusionBValue is missing."""
+    element = dataset.get(_GE_B_VALUE)
+    return "" if element is None else str(element.value)

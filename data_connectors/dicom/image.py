@@ -1,0 +1,106 @@
+"""Single images: projection radiographs, single slices, colour pictures -> PNG."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+from pydicom.dataset import Dataset
+
+from data_connectors.dicom.decode import padding_mask, real_values, stored_frame, windows
+from data_connectors.dicom.header import numbers, text, whole
+from data_connectors.dicom.volume import Stored, fill_padding, pixel_digest
+from data_connectors.items import Payload
+from medvlp.types import Geometry
+
+_U16 = 65535
+
+
+def read_image(dataset: Dataset) -> Stored:
+    """A single-frame object as a stored image.
+
+    Grey images are inverted once if they are MONOCHROME1, so that bright means dense; the modality
+    rescale is applied and the VOI window follows into the stored values.
+
+    Raises:
+        InputError: The pixels cannot be decoded.
+    """
+    stored = stored_frame(dataset, 0)
+    if stored.ndim == 3:
+        return store_colour(to_8_bit(stored, dataset))
+    mask = padding_mask(stored, dataset)
+    values, window = grey_values(stored, dataset), windows(dataset)
+    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+        values, window = invert(values, window, dataset)
+    values = fill_padding(values, mask, "raw")
+    spacing = numbers(dataset, "PixelSpacing", 2) or numbers(dataset, "ImagerPixelSpacing", 2)
+    return store_grey(values, window, spacing)
+
+
+def grey_values(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Real values of a grey frame: int16 or float32."""
+    return real_values(stored, dataset)
+
+
+def invert(
+    values: np.ndarray, window: tuple[float, float] | None, dataset: Dataset
+) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """MONOCHROME1 -> MONOCHROME2 over the whole range that the stored bits can hold."""
+    bits = whole(dataset, "BitsStored") or whole(dataset, "BitsAllocated")
+    signed = whole(dataset, "PixelRepresentation") == 1
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    ends = real_values(np.array([[low, high]], np.int64), dataset).astype(np.float64)
+    total = float(ends.sum())
+    turned = (total - values.astype(np.float64)).astype(np.float32)
+    return turned, None if window is None else (total - window[0], window[1])
+
+
+def store_grey(
+    values: np.ndarray,
+    window: tuple[float, float] | None,
+    spacing: tuple[float, ...] | None,
+) -> Stored:
+    """A grey image as 8 or 16 bit PNG.
+
+    Whole numbers keep their values, moved up if some are negative; other values are mapped onto
+    0..65535. The window moves along, so a windowed picture looks the same.
+
+    Args:
+        values: [h, w], any number type.
+        window: (centre, width) in these values.
+        spacing: (between rows, between columns) in millimetres.
+    """
+    low, high = float(values.min()), float(values.max())
+    whole_numbers = values.dtype.kind in "iu" or bool(np.all(values == np.rint(values)))
+    scale, offset = 1.0, -min(low, 0.0)
+    if not whole_numbers or high + offset > _U16:
+        scale = _U16 / (high - low) if high > low else 1.0
+        offset = -low * scale
+    stored = np.rint(values.astype(np.float64) * scale + offset)
+    stored = stored.astype(np.uint8 if stored.max() <= 255 else np.uint16)
+    moved = None if window is None else (window[0] * scale + offset, window[1] * scale)
+    geometry = Geometry(shape=stored.shape, spacing_mm=spacing, unit="raw", window=moved)
+    return Stored(Payload((("png", png(stored)),)), geometry, pixel_digest(stored))
+
+
+def store_colour(pixels: np.ndarray) -> Stored:
+    """An RGB image, uint8 [h, w, 3], as PNG."""
+    geometry = Geometry(shape=pixels.shape, unit="rgb")
+    return Stored(Payload((("png", png(pixels)),)), geometry, pixel_digest(pixels))
+
+
+def to_8_bit(pixels: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Colour of any depth as uint8, keeping the most significant bits."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    bits = 16 if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR" else 0
+    bits = bits or whole(dataset, "BitsStored")
+    return (pixels >> max(0, bits - 8)).astype(np.uint8)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Encode uint8 or uint16 [h, w], or uint8 [h, w, 3]."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,136 @@
+"""Finds the units of a DICOM source and reads them (see `data_connectors.source`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from data_connectors.dicom.cine import read_cine
+from data_connectors.dicom.decode import check_pixels
+from data_connectors.dicom.grouping import group_series
+from data_connectors.dicom.header import (
+    Header,
+    guarded,
+    parse_header,
+    read_dataset,
+    read_header,
+)
+from data_connectors.dicom.identity import identity_of
+from data_connectors.dicom.image import read_image
+from data_connectors.dicom.multiframe import read_enhanced
+from data_connectors.dicom.series import Assembled, read_series
+from data_connectors.dicom.source import DicomSource
+from data_connectors.dicom.tables import load_tables, read_region, table_files
+from data_connectors.files import fetch, refuse, scan
+from data_connectors.items import Item, Refused, Region, VisualItem
+from data_connectors.source import Unit
+from medvlp.errors import InputError
+from medvlp.types import Kind, Text
+
+
+def find(source: DicomSource) -> Iterator[Unit | Refused]:
+    """One unit a series of slices and one for every other object with pixels.
+
+    Reads headers only. Everything that is no DICOM image is refused with its reason.
+
+    Raises:
+        ConfigError: A side table cannot be read.
+        InputError: The source's path does not exist.
+    """
+    slices: list[Header] = []
+    found = scan(
+        source.path,
+        max_files=source.max_files,
+        max_bytes=source.max_bytes,
+        skip=table_files(source),
+    )
+    for entry in found:
+        if isinstance(entry, Refused):
+            yield entry
+            continue
+        name, handle = entry
+        try:
+            header = read_header(handle, name)
+        except InputError as error:
+            yield refuse(error, (name,))
+            continue
+        if header.stacked:
+            slices.append(header)
+        else:
+            yield _unit([header], _way(header))
+    for group in group_series(slices):
+        yield _unit(group, "series")
+
+
+def read(source: DicomSource, unit: Unit) -> Iterator[Item]:
+    """Decode one unit: a volume, an image or a clip, and refusals of what is broken in it.
+
+    Raises:
+        ConfigError: A side table cannot be read.
+    """
+    try:
+        items = guarded(lambda: list(_read(source, unit)))
+    except InputError as error:
+        items = [refuse(error, unit.inputs)]
+    yield from items
+
+
+def _read(source: DicomSource, unit: Unit) -> Iterator[Item]:
+    if unit.hint == "series":
+        for part in read_series(source, unit.inputs):
+            yield from [part] if isinstance(part, Refused) else _item(source, part)
+        return
+    for name, handle in fetch(source.path, unit.inputs):
+        dataset = read_dataset(handle)
+        check_pixels(dataset, max_bytes=source.max_bytes, max_frames=source.max_frames)
+        kind: Kind
+        if unit.hint == "enhanced":
+            kind, stored = read_enhanced(source, dataset)
+        elif unit.hint == "cine":
+            kind, stored = "clip", read_cine(dataset, quality=source.jpeg_quality)
+        else:
+            kind, stored = "image", read_image(dataset)
+        identity = identity_of(dataset, allow_missing_patient=source.allow_missing_patient)
+        header = parse_header(dataset, name)
+        yield from _item(source, Assembled(kind, stored, header, identity, (name,)))
+
+
+def _item(source: DicomSource, part: Assembled) -> Iterator[Item]:
+    """The item of a stored visual, with what the side tables say about it."""
+    tables = load_tables(source)
+    # A series stands for its slices; one instance alone may also be named by its own UID.
+    uids = (part.header.series, part.header.sop_uid if len(part.inputs) == 1 else "")
+    regions: list[Region] = []
+    for row in tables.regions_of(*uids):
+        try:
+            regions.append(read_region(row, part.stored.geometry.shape or ()))
+        except InputError as error:
+            yield refuse(error, ())
+    caption = Text("caption", "caption", source.caption)
+    yield VisualItem(
+        identity=part.identity,
+        kind=part.kind,
+        modality=part.header.modality,
+        payload=part.stored.payload,
+        geometry=part.stored.geometry,
+        inputs=part.inputs,
+        digest=part.stored.digest,
+        texts=(caption,) if source.caption else (),
+        labels=tables.labels_of(*uids),
+        regions=tuple(regions),
+        licence=source.licence,
+        provenance=source.name,
+    )
+
+
+def _way(header: Header) -> str:
+    if header.enhanced:
+        return "enhanced"
+    return "cine" if header.frames > 1 else "image"
+
+
+def _unit(headers: Sequence[Header], hint: str) -> Unit:
+    digest = hashlib.sha256(hint.encode())
+    for header in headers:
+        digest.update(f"\0{header.series}\0{header.sop_uid}\0{header.name}".encode())
+    return Unit(digest.hexdigest(), tuple(sorted(header.name for header in headers)), hint)

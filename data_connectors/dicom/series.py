@@ -1,0 +1,268 @@
+"""A series of single-frame slices -> one volume, or refusals that name what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from data_connectors.dicom.decode import (
+    check_pixels,
+    is_hounsfield,
+    padding_mask,
+    real_values,
+    stored_frame,
+    windows,
+)
+from data_connectors.dicom.geometry import Grid, as_acquired, canonical, single, stack
+from data_connectors.dicom.header import (
+    Header,
+    guarded,
+    number,
+    parse_header,
+    read_dataset,
+)
+from data_connectors.dicom.identity import identity_of
+from data_connectors.dicom.image import store_grey
+from data_connectors.dicom.source import DicomSource
+from data_connectors.dicom.volume import Stored, VolumeBuilder, fill_padding, store_volume
+from data_connectors.files import fetch, refuse
+from data_connectors.items import Identity, Refused
+from medvlp.errors import GeometryError, InputError
+from medvlp.types import Kind, Unit
+
+_DEFAULT_THICKNESS_MM = 1.0
+
+
+class Assembled(NamedTuple):
+    """A volume, or the image that a single slice is, with what its first header says."""
+
+    kind: Kind
+    stored: Stored
+    header: Header
+    identity: Identity
+    inputs: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One place in the series: usually one file, more if the archive sent copies."""
+
+    header: Header
+    identity: Identity
+    unit: Unit
+    window: tuple[float, float] | None
+    thickness: float
+    names: list[str] = field(default_factory=list)
+
+
+def read_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[Assembled | Refused]:
+    """Read the slices of one series.
+
+    A broken slice is refused by itself and the series decided on without it; whatever then forms
+    no regular grid is refused as a whole. A series of one slice is an image, or a volume of one
+    slice if it is an axial CT, whose Hounsfield units an image file could not hold.
+
+    Yields:
+        At most one volume; every name is in the inputs of exactly one yielded thing.
+    """
+    slots, refused = _read_headers(source, names)
+    alone = len(slots) == 1 and not refused
+    try:
+        built = _assemble(source, slots, alone, refused)
+    except InputError as error:
+        yield from refused
+        spent = tuple(sorted(name for slot in slots for name in slot.names))
+        if spent:
+            yield refuse(error, spent)
+        return
+    yield from refused
+    yield from (_copy(name) for slot in built.slots for name in slot.names[1:])
+    first, middle = built.slots[0], built.slots[len(built.slots) // 2]
+    kind: Kind = "image" if built.image else "volume"
+    if built.image:
+        plane = first.header.plane
+        spacing = None if plane is None else plane.spacing
+        stored = store_grey(built.builder.get(0), middle.window, spacing)
+    else:
+        stored = store_volume(built.builder.finish(first.unit, middle.window))
+    inputs = tuple(sorted(slot.names[0] for slot in built.slots))
+    yield Assembled(kind, stored, first.header, first.identity, inputs)
+
+
+def _read_headers(
+    source: DicomSource, names: tuple[str, ...]
+) -> tuple[list[_Slot], list[Refused]]:
+    """One slot a place, in a stable order; files without a usable header are refused."""
+    slots: dict[object, _Slot] = {}
+    refused = []
+    for name, handle in fetch(source.path, names):
+        try:
+            slot = _slot(read_dataset(handle), name, source)
+        except InputError as error:
+            refused.append(refuse(error, (name,)))
+            continue
+        header = slot.header
+        known = header.sop_uid and header.plane
+        place = (header.sop_uid, header.plane) if known else name
+        slots.setdefault(place, slot).names.append(name)
+    for slot in slots.values():
+        slot.names.sort()
+    return sorted(slots.values(), key=lambda slot: slot.names), refused
+
+
+def _slot(dataset: Dataset, name: str, source: DicomSource) -> _Slot:
+    check_pixels(dataset, max_bytes=source.max_bytes, max_frames=source.max_frames)
+    header = guarded(lambda: parse_header(dataset, name))
+    hounsfield = header.modality == "CT" and is_hounsfield(dataset)
+    return _Slot(
+        header=header,
+        identity=identity_of(dataset, allow_missing_patient=source.allow_missing_patient),
+        unit="HU" if hounsfield else "raw",
+        window=windows(dataset),
+        thickness=number(dataset, "SliceThickness") or _DEFAULT_THICKNESS_MM,
+    )
+
+
+class _Built(NamedTuple):
+    builder: VolumeBuilder
+    slots: list[_Slot]
+    """In the order of the stack."""
+    image: bool
+
+
+def _assemble(
+    source: DicomSource, slots: list[_Slot], alone: bool, refused: list[Refused]
+) -> _Built:
+    """Decide on a grid and fill it; slices that do not decode are left out and it starts again.
+
+    `slots` shrinks and `refused` grows by what was left out, so that the caller knows what an
+    error covers.
+    """
+    while True:
+        grid = _grid(source, slots, alone)
+        ordered = [slots[index] for index in grid.order]
+        first = ordered[0].header
+        shape = (len(ordered), first.rows, first.columns)
+        frame = canonical(grid.affine, shape)
+        image = alone and (ordered[0].unit != "HU" or first.plane is None or frame.axes[0] != 0)
+        builder = VolumeBuilder(as_acquired(grid.affine) if image else frame, shape)
+        broken = _fill(source, builder, ordered)
+        refused += [refuse(error, (name,)) for name, error in sorted(broken.items())]
+        for slot in slots:
+            slot.names = [name for name in slot.names if name not in broken]
+        if all(slot.names for slot in slots):
+            return _Built(builder, ordered, image)
+        slots[:] = [slot for slot in slots if slot.names]
+
+
+def _grid(source: DicomSource, slots: list[_Slot], alone: bool) -> Grid:
+    """The grid of the slots.
+
+    Raises:
+        GeometryError: They form none.
+    """
+    if not slots:
+        raise GeometryError("no slice of the series can be used", code="series-empty")
+    _check_uniform(slots)
+    header = slots[0].header
+    if alone:
+        if header.plane is None:
+            return Grid((0,), np.eye(4))
+        return single(header.plane, abs(slots[0].thickness) or _DEFAULT_THICKNESS_MM)
+    if len(slots) < source.min_slices:
+        raise GeometryError(
+            "too few slices for a volume", code="series-too-short",
+            got=len(slots), limit=source.min_slices,
+        )  # fmt: skip
+    check_size(source, len(slots), header.rows, header.columns)
+    return stack(
+        [slot.header.plane for slot in slots],
+        tolerance_mm=source.spacing_tolerance_mm,
+        keep_tilt=source.tilt == "keep",
+    )
+
+
+def check_size(source: DicomSource, slices: int, rows: int, columns: int) -> None:
+    """Refuse a volume that is larger than the source allows, before it is allocated.
+
+    Raises:
+        GeometryError: `dicom-too-large`.
+    """
+    size = slices * rows * columns * 2
+    if slices > source.max_frames or size > source.max_bytes:
+        raise GeometryError(
+            "the volume would be too large", code="dicom-too-large",
+            got=f"{slices} slices, {size} bytes",
+            limit=f"{source.max_frames} slices, {source.max_bytes} bytes",
+            next_step="raise max_frames or max_bytes if it is genuine",
+        )  # fmt: skip
+
+
+def _check_uniform(slots: list[_Slot]) -> None:
+    """One size, unit, frame of reference and patient in a series."""
+    for what, code, values in (
+        ("image sizes", "series-mixed-size", {(s.header.rows, s.header.columns) for s in slots}),
+        ("patients", "series-mixed-patient", {s.header.patient for s in slots}),
+        ("studies", "series-mixed-study", {s.header.study for s in slots}),
+        ("units", "series-mixed-unit", {s.unit for s in slots}),
+        (
+            "frames of reference",
+            "series-mixed-frame-of-reference",
+            {s.header.frame_of_reference for s in slots},
+        ),
+    ):
+        if len(values) > 1:
+            raise GeometryError(
+                f"the series has several {what}", code=code, got=len(values),
+                next_step="split the series, or export it again from the archive",
+            )  # fmt: skip
+
+
+def _fill(
+    source: DicomSource, builder: VolumeBuilder, ordered: list[_Slot]
+) -> dict[str, InputError]:
+    """Decode every file into its place; return what did not decode.
+
+    Raises:
+        GeometryError: Two copies of one instance show different pixels.
+    """
+    place = {name: index for index, slot in enumerate(ordered) for name in slot.names}
+    broken: dict[str, InputError] = {}
+    filled: set[int] = set()
+    for name, handle in fetch(source.path, tuple(place)):
+        index = place[name]
+        try:
+            values = _values(read_dataset(handle), ordered[index])
+        except InputError as error:
+            broken[name] = error
+            continue
+        if index in filled and not np.array_equal(builder.get(index), values):
+            raise GeometryError(
+                "two files claim to be one image but differ", code="series-duplicate-position",
+                got=f"slice {index + 1} of {len(ordered)}",
+                next_step="export the series again from the archive",
+            )  # fmt: skip
+        filled.add(index)
+        builder.put(index, values)
+    return broken
+
+
+def _values(dataset: Dataset, slot: _Slot) -> np.ndarray:
+    stored = stored_frame(dataset, 0)
+    if stored.ndim != 2:
+        raise InputError("a slice is in colour", code="series-mixed-colour")
+    mask = padding_mask(stored, dataset)
+    return fill_padding(real_values(stored, dataset), mask, slot.unit)
+
+
+def _copy(name: str) -> Refused:
+    return Refused(
+        "dicom-duplicate-instance",
+        "the same image is in the source more than once",
+        "nothing; one copy was used",
+        (name,),
+    )

@@ -1,0 +1,43 @@
+"""The keys of a DICOM source. Light: read by the config loader, imports no numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from data_connectors.source import Source
+
+
+class DicomSource(Source):
+    """A folder, one file or one `.tar`/`.tar.gz` of DICOM files."""
+
+    kind: Literal["dicom"] = "dicom"
+    labels: Path | None = None
+    """CSV `uid,labels`: gold labels joined by `|`; uid is a SeriesInstanceUID or SOPInstanceUID.
+    A relative path is relative to `path`."""
+    regions: Path | None = None
+    """CSV `uid,concept,side,mask`: where findings are; masks are PNG files in the pixels of the
+    stored visual (a volume's slices stacked downwards), relative to the CSV."""
+    caption: str = ""
+    """One caption for every visual of this source, e.g. `Chest CT`."""
+    allow_missing_patient: bool = False
+    """Let the study stand in for a missing PatientID (public test files only)."""
+
+    min_slices: int = Field(default=2, ge=2)
+    """Series of fewer slices (but more than one) are refused."""
+    spacing_tolerance_mm: PositiveFloat = 0.1
+    """How far a slice may lie from the regular grid, sideways or along the normal; never more
+    than a quarter of the spacing."""
+    tilt: Literal["refuse", "keep"] = "refuse"
+    """What to do with gantry tilt: refuse, or keep the shear in the affine."""
+
+    max_files: PositiveInt = 2_000_000
+    """Most files (or archive members) that are looked at."""
+    max_frames: PositiveInt = 8_000
+    """Most slices of a volume or frames of a multi-frame object."""
+    max_bytes: PositiveInt = 2_000_000_000
+    """Most bytes of one file, and of one visual once decoded."""
+    jpeg_quality: int = Field(default=95, ge=1, le=100)
+    """Quality of the stored frames of cine loops."""

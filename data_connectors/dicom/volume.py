@@ -1,0 +1,85 @@
+"""Fill a canonical volume slice by slice: one copy of the pixels, never two."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_connectors.dicom.geometry import Canonical
+from data_connectors.items import Payload
+from medvlp.types import Geometry, Unit, Volume
+
+AIR_HU = -1024
+"""What padding outside the field of view of a CT becomes."""
+
+
+class VolumeBuilder:
+    """A volume that grows slice by slice, in the patient's axes from the start."""
+
+    def __init__(self, frame: Canonical, shape: tuple[int, int, int]) -> None:
+        """Make room for a stack.
+
+        Args:
+            frame: How the stack becomes the volume.
+            shape: (slices, rows, columns) of the stack.
+        """
+        self._frame = frame
+        self._array = np.zeros(frame.shape(shape), np.int16)
+
+    def put(self, index: int, values: np.ndarray) -> None:
+        """Place a slice (int16 or float32 [rows, columns]) at its place along the normal."""
+        if values.dtype != np.int16 and self._array.dtype == np.int16:
+            self._array = self._array.astype(np.float32)
+        self._frame.view(self._array)[index] = values
+
+    def get(self, index: int) -> np.ndarray:
+        """The slice that was put there."""
+        return self._frame.view(self._array)[index]
+
+    def finish(self, unit: Unit, window: tuple[float, float] | None) -> Volume:
+        """The volume."""
+        return Volume(self._array, self._frame.affine, unit, window)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """A visual as it goes into the dataset."""
+
+    payload: Payload
+    geometry: Geometry
+    digest: str
+
+
+def store_volume(volume: Volume) -> Stored:
+    """A volume as an npy member with its geometry."""
+    array = np.ascontiguousarray(volume.array)
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, allow_pickle=False)
+    geometry = Geometry(
+        shape=array.shape,
+        spacing_mm=volume.spacing_mm,
+        affine=tuple(float(value) for value in volume.affine.ravel()),
+        unit=volume.unit,
+        window=volume.window,
+    )
+    return Stored(Payload((("npy", buffer.getvalue()),)), geometry, pixel_digest(array))
+
+
+def pixel_digest(*arrays: np.ndarray) -> str:
+    """SHA-256 over type, shape and values of the stored pixels."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def fill_padding(values: np.ndarray, mask: np.ndarray | None, unit: Unit) -> np.ndarray:
+    """Replace padded pixels: air in a CT, else the smallest value of the rest of the slice."""
+    if mask is None or mask.all():
+        return values
+    values[mask] = AIR_HU if unit == "HU" else values[~mask].min()
+    return values
