@@ -1,0 +1,97 @@
+"""Keyed pseudonyms: without the key nobody can enumerate record numbers and match them.
+
+HMAC-SHA256 (RFC 2104), truncated to 128 bits, one domain a kind of identifier: the same patient
+has the same pseudonym in images, reports and video, and no pseudonym of a patient equals that of
+a study.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from medvlp.errors import ConfigError
+
+KEY_BYTES = 32
+
+
+class Pseudonyms:
+    """A key and what it makes. Keep the key beside the dataset, never in it."""
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) < KEY_BYTES:
+            raise ConfigError(
+                "the pseudonym key is too short", code="deid-key-invalid", got=f"{len(key)} bytes",
+                limit=f"{KEY_BYTES} bytes", next_step="let ingest make one, or use 64 hex digits",
+            )  # fmt: skip
+        self._key = key
+
+    def patient(self, identifier: str) -> str:
+        """Pseudonym of a patient; case and spaces around it do not matter."""
+        return self._mac("patient", identifier.strip().upper())
+
+    def study(self, identifier: str) -> str:
+        """Pseudonym of a study; empty for a study without an identifier."""
+        return self._mac("study", identifier.strip()) if identifier.strip() else ""
+
+    def visual(self, patient: str, digest: str) -> str:
+        """Key of the sample that shows these pixels of this patient (raw identifier)."""
+        return self._mac("visual", f"{patient.strip().upper()}\0{digest}")
+
+    def part(self, *place: object) -> str:
+        """Key of a sample named by its place: a clip of a lecture, a report without a visual."""
+        return self._mac("part", "\0".join(str(item) for item in place))
+
+    def path(self, source: str, path: str) -> str:
+        """Pseudonym of an input file, for the quarantine list."""
+        return self._mac("path", f"{source}\0{path}")[:16]
+
+    @property
+    def check(self) -> str:
+        """Tells keys apart without giving them away."""
+        return self._mac("key", "check")[:16]
+
+    @property
+    def journal_key(self) -> bytes:
+        """A Fernet key for what an unfinished ingest leaves on disk."""
+        raw = hmac.new(self._key, b"medvlp/journal", hashlib.sha256).digest()
+        return base64.urlsafe_b64encode(raw)
+
+    def _mac(self, domain: str, text: str) -> str:
+        message = f"medvlp/{domain}\0{text}".encode("utf-8", "surrogateescape")
+        return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:32]
+
+
+def load_key(path: Path, *, create: bool) -> Pseudonyms:
+    """Read a key file; make one (mode 0600) where there is none and `create` says so.
+
+    Raises:
+        ConfigError: The file is missing, or does not hold at least 64 hex digits.
+    """
+    if create and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:  # another ingest was faster
+            pass
+        else:
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_hex(KEY_BYTES) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+    try:
+        return Pseudonyms(bytes.fromhex(path.read_text(encoding="ascii").strip()))
+    except FileNotFoundError:
+        raise ConfigError(
+            "the pseudonym key file does not exist", code="deid-key-missing", got=path,
+            next_step="make one with: openssl rand -hex 32",
+        ) from None  # fmt: skip
+    except ValueError:
+        raise ConfigError(
+            "the pseudonym key file does not hold hex digits", code="deid-key-invalid", got=path,
+            next_step="make one with: openssl rand -hex 32",
+        ) from None  # fmt: skip

@@ -1,0 +1,203 @@
+"""Runs a function over tasks in processes, in order, and survives the death of a process.
+
+A pool of the standard library either hangs or gives up everything when one worker is killed (a
+decoder that crashes, the kernel that needs memory). Here the task that was being worked on is
+tried once more on a fresh process; if that dies too, its place in the results says `Lost`, and
+the rest goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from medvlp.errors import DependencyError
+
+T = TypeVar("T")
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+
+AHEAD = 4
+"""Tasks a worker may be ahead of the oldest unfinished one: bounds what waits in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The function never came back."""
+
+    why: Literal["crashed", "timeout"]
+
+
+class Engine(Protocol):
+    """Where tasks run. One implementation here; a cluster would be another."""
+
+    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R | Lost]:
+        """Yield one result a task, in the order of the tasks."""
+
+
+def build_engine(name: str, *, workers: int, timeout_s: float, preload: Sequence[str]) -> Engine:
+    """The engine a command line asks for.
+
+    Args:
+        name: "local" or "ray".
+        workers: Processes; 0: one a core; 1: no extra process.
+        timeout_s: A task that takes longer is given up.
+        preload: Modules every worker needs, imported once.
+
+    Raises:
+        DependencyError: The engine is not available here.
+    """
+    if name != "local":
+        raise DependencyError(
+            "this engine is not available here", code="engine-missing", got=name, limit="local",
+            next_step="use --engine local; it uses every core of this machine",
+        )  # fmt: skip
+    workers = workers or len(os.sched_getaffinity(0))
+    return InProcess() if workers == 1 else LocalEngine(workers, timeout_s, preload)
+
+
+class InProcess:
+    """One task after the other, right here."""
+
+    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R | Lost]:
+        """Yield one result a task, in the order of the tasks."""
+        for task in tasks:
+            yield function(task)
+
+
+class LocalEngine:
+    """Processes of this machine."""
+
+    def __init__(self, workers: int, timeout_s: float, preload: Sequence[str] = ()) -> None:
+        self._workers = workers
+        self._timeout_s = timeout_s
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(preload))
+
+    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R | Lost]:
+        """Yield one result a task, in the order of the tasks."""
+        run = _Run(self, function, tasks)
+        try:
+            yield from run.results()
+        finally:
+            run.stop()
+
+    def spawn(self, function: Callable[[Any], Any]) -> _Worker:
+        """Start one worker."""
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(there, function), daemon=True)
+        process.start()
+        there.close()
+        return _Worker(process, here)
+
+    @property
+    def workers(self) -> int:
+        """How many processes work at a time."""
+        return self._workers
+
+    @property
+    def timeout_s(self) -> float:
+        """How long one task may take."""
+        return self._timeout_s
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    process: BaseProcess
+    pipe: Connection[Any, Any]
+    task: int | None = None
+    since: float = 0.0
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+class _Run(Generic[T, R]):
+    """One `map`: who works on what, and what waits for its turn."""
+
+    def __init__(self, engine: LocalEngine, function: Callable[[T], R], tasks: Sequence[T]) -> None:
+        self.engine = engine
+        self.function = function
+        self.tasks = tasks
+        self.next = 0
+        self.again: list[int] = []
+        self.deaths: dict[int, int] = {}
+        self.done: dict[int, R | Lost] = {}
+        number = min(engine.workers, len(tasks))
+        self.workers = [engine.spawn(function) for _ in range(number)]
+
+    def results(self) -> Iterator[R | Lost]:
+        for turn in range(len(self.tasks)):
+            while turn not in self.done:
+                self._hand_out(turn)
+                self._collect()
+            yield self.done.pop(turn)
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+
+    def _hand_out(self, turn: int) -> None:
+        horizon = turn + AHEAD * self.engine.workers
+        for worker in self.workers:
+            if worker.task is not None:
+                continue
+            if self.again:
+                task = self.again.pop()
+            elif self.next < min(horizon, len(self.tasks)):
+                task, self.next = self.next, self.next + 1
+            else:
+                return
+            worker.task, worker.since = task, time.monotonic()
+            try:
+                worker.pipe.send(self.tasks[task])
+            except (BrokenPipeError, ConnectionResetError):
+                self._bury(worker, "crashed")
+
+    def _collect(self) -> None:
+        busy = [worker for worker in self.workers if worker.task is not None]
+        ready = wait([w.pipe for w in busy], timeout=1.0)
+        for worker in busy:
+            if worker.pipe in ready:
+                try:
+                    result = worker.pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    self._bury(worker, "crashed")
+                    continue
+                assert worker.task is not None
+                self.done[worker.task] = result
+                worker.task = None
+            elif time.monotonic() - worker.since > self.engine.timeout_s:
+                self._bury(worker, "timeout")
+
+    def _bury(self, worker: _Worker, why: Literal["crashed", "timeout"]) -> None:
+        """Replace a dead worker; try its task once more unless it was merely too slow."""
+        task = worker.task
+        assert task is not None
+        worker.kill()
+        log.warning("a worker %s; starting another", why)
+        self.workers[self.workers.index(worker)] = self.engine.spawn(self.function)
+        self.deaths[task] = self.deaths.get(task, 0) + 1
+        if why == "crashed" and self.deaths[task] == 1:
+            self.again.append(task)
+        else:
+            self.done[task] = Lost(why)
+
+
+def _serve(pipe: Connection[Any, Any], function: Callable[[Any], Any]) -> None:
+    """The life of a worker: take a task, answer, until the other side is gone."""
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        pipe.send(function(task))

@@ -1,0 +1,169 @@
+"""`medvlp ingest`: the hospital's files in, a dataset folder out.
+
+    find units -> read them in processes -> shards and journal (resumable) -> link, split, scrub
+    -> tables -> dataset.json
+
+Work happens in `<out>.partial`; the finished dataset appears at `out` in one step. Units are
+written in the order they were found, whatever process reads them first, so the same inputs,
+config and key give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from data_connectors.accounting import Account, account
+from data_connectors.assemble import Assembled, assemble
+from data_connectors.config import IngestConfig
+from data_connectors.deid.pseudonyms import Pseudonyms, load_key
+from data_connectors.planning import Plan, config_digest, make_plan, public_config
+from data_connectors.shelving import shelve
+from data_connectors.writer import digest_of, hash_parts, write_info, write_tables
+from medvlp import audit
+from medvlp.errors import DatasetError
+
+log = logging.getLogger(__name__)
+
+
+def ingest(
+    config: IngestConfig, out: Path, *, base: Path, workers: int = 0, engine: str = "local"
+) -> dict[str, Any]:
+    """Read every source and write a dataset folder.
+
+    A killed ingest goes on where it was when the same call is made again; a finished one is
+    returned as it is.
+
+    Args:
+        config: What to read, and how.
+        out: The dataset folder; must not exist, or be the result of this same call.
+        base: Folder that relative paths of the config start from.
+        workers: Reading processes; 0: one a core; 1: no extra process.
+        engine: "local", or "ray" where it is installed.
+
+    Returns:
+        The summary: counts by source, kind, split and reason, and the digest.
+
+    Raises:
+        ConfigError: A source or the key file does not exist.
+        DatasetError: `out` holds something else (`dataset-exists`).
+        IntegrityError: An input is neither used nor quarantined.
+    """
+    started = time.monotonic()
+    out = out.absolute()
+    names = load_key(_key_file(config, out, base), create=config.deid.key_file is None)
+    if out.exists():
+        return _finished(config, out, names)
+    plan = make_plan(config, base)
+    partial = out.with_name(out.name + ".partial")
+    folder = partial / "dataset"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chmod(partial, 0o700)
+    log_path = folder / "audit.jsonl"
+    audit.append(
+        log_path, "ingest-started", config=config_digest(config), key=names.check,
+        units=len(plan.units), inputs=sum(len(files) for files in plan.files.values()),
+    )  # fmt: skip
+    entries, resumed = shelve(config, plan, names, partial, workers=workers, engine=engine)
+    audit.append(log_path, "units-read", read=len(plan.units) - resumed, resumed=resumed)
+    assembled = assemble(entries, config, names)
+    assembled.refused[:0] = plan.refused
+    audit.append(
+        log_path, "texts-and-links", scrubbed=assembled.scrubbed, reports=assembled.links,
+        lecture_clips_without_frames=assembled.empty_spans,
+    )  # fmt: skip
+    counts = account(plan, entries, assembled)
+    _write(folder, plan, assembled, counts, config, names)
+    summary = _summary(_info(folder), time.monotonic() - started)
+    os.replace(folder, out)
+    _write_private_list(out, assembled, names)
+    shutil.rmtree(partial, ignore_errors=True)
+    return summary
+
+
+def _key_file(config: IngestConfig, out: Path, base: Path) -> Path:
+    if config.deid.key_file is not None:
+        return base / config.deid.key_file
+    return out.with_name(out.name + ".key")
+
+
+def _finished(config: IngestConfig, out: Path, names: Pseudonyms) -> dict[str, Any]:
+    """The summary of the dataset that is already there, if it is the one asked for."""
+    try:
+        info = _info(out)
+    except (OSError, ValueError):
+        raise DatasetError(
+            "the output folder exists and is no dataset", code="dataset-exists", got=out,
+            next_step="choose another --out",
+        ) from None  # fmt: skip
+    same = info.get("config_digest") == config_digest(config) and info.get("key") == names.check
+    if not same:
+        raise DatasetError(
+            "the output folder holds a dataset made from another config or key",
+            code="dataset-exists", got=out, next_step="choose another --out",
+        )  # fmt: skip
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    log.info("the dataset is complete; nothing to do")
+    return _summary(info, 0.0)
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    info: dict[str, Any] = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    return info
+
+
+def _write(
+    folder: Path, plan: Plan, made: Assembled, counts: Account, config: IngestConfig,
+    names: Pseudonyms,
+) -> None:  # fmt: skip
+    """Tables, the last audit entries, and dataset.json."""
+    quarantine = [
+        (f"{source}/{names.path(source, name)}", refused)
+        for source, refused in made.refused
+        for name in refused.inputs or ("",)
+    ]
+    write_tables(folder, made.samples, made.regions, quarantine)
+    log_path = folder / "audit.jsonl"
+    audit.append(
+        log_path, "splits-made", patients=counts.patients, seed=config.split.seed,
+        pairs_of_patients_with_shared_pixels=made.shared_pixels,
+    )  # fmt: skip
+    head = audit.append(
+        log_path, "ingest-finished", samples=len(made.samples), found=counts.found,
+        used=counts.used, quarantined=counts.quarantined,
+        digest=digest_of(hash_parts(folder)),
+    )  # fmt: skip
+    write_info(folder, {
+        "config": public_config(config, names), "config_digest": config_digest(config),
+        "key": names.check, "audit_head": head, "links": made.links, **counts.facts(),
+    })  # fmt: skip
+
+
+def _summary(info: dict[str, Any], seconds: float) -> dict[str, Any]:
+    names = (
+        "found", "used", "quarantined", "by_source", "by_reason", "samples", "by_kind", "by_split",
+        "patients", "links", "digest",
+    )  # fmt: skip
+    return {name: info[name] for name in names} | {"seconds": round(seconds, 1)}
+
+
+def _write_private_list(out: Path, made: Assembled, names: Pseudonyms) -> None:
+    """Beside the dataset, for its owner's eyes: which file each quarantine row is about."""
+    lines = [
+        f"{source}/{names.path(source, name)}\t{refused.code}\t{name}\n"
+        for source, refused in made.refused
+        for name in refused.inputs
+    ]
+    path = out.with_name(out.name + ".quarantine.tsv")
+    if not lines:
+        path.unlink(missing_ok=True)
+        return
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(lines)

@@ -1,0 +1,122 @@
+"""What an ingest is going to read: files found, units, refusals, and a name for each unit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_connectors.config import AnySource, IngestConfig
+from data_connectors.connectors import connector_of, files_under
+from data_connectors.deid.pseudonyms import Pseudonyms
+from data_connectors.items import Refused
+from data_connectors.source import Unit
+from medvlp import __version__
+from medvlp.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Files = dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One unit of one source."""
+
+    order: int
+    """Number of the source in the config."""
+    source: AnySource
+    unit: Unit
+    fingerprint: str
+    """Equal for the same unit of the same unchanged files, read by the same code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that will be read, in order."""
+
+    sources: tuple[AnySource, ...]
+    files: dict[str, Files]
+    """Source name -> every file under it."""
+    tables: dict[str, set[str]] = field(default_factory=dict)
+    """Source name -> files that its config names (tables of labels): used, but not units."""
+    units: list[Planned] = field(default_factory=list)
+    refused: list[tuple[str, Refused]] = field(default_factory=list)
+    """(source name, refusal) of what `find` did not accept."""
+
+
+def make_plan(config: IngestConfig, base: Path) -> Plan:
+    """Look through every source.
+
+    Raises:
+        ConfigError: A source does not exist.
+    """
+    sources = tuple(_located(source, base) for source in config.sources)
+    plan = Plan(sources, {source.name: files_under(source.path) for source in sources})
+    for order, source in enumerate(sources):
+        log.info("looking through source %s: %d files", source.name, len(plan.files[source.name]))
+        _plan_source(plan, order, source, config)
+    return plan
+
+
+def _located(source: AnySource, base: Path) -> AnySource:
+    path = (base / source.path).resolve()
+    if not path.exists():
+        raise ConfigError(
+            f"source {source.name}: there is no such file or folder", code="path-missing",
+            got=source.path, next_step="paths are relative to the config file",
+        )  # fmt: skip
+    return source.model_copy(update={"path": path})
+
+
+def _plan_source(plan: Plan, order: int, source: AnySource, config: IngestConfig) -> None:
+    files = plan.files[source.name]
+    claimed: set[str] = set()
+    units: list[Unit] = []
+    for found in connector_of(source).find(source):
+        claimed.update(found.inputs)
+        if isinstance(found, Refused):
+            plan.refused.append((source.name, found))
+        else:
+            units.append(found)
+    # Folders list in any order; a copy of the archive must give the same dataset.
+    units.sort(key=lambda unit: (unit.inputs, unit.id))
+    how = f"{config.shard_mb} {source.model_dump_json(exclude={'path'})}"
+    for unit in units:
+        plan.units.append(Planned(order, source, unit, _fingerprint(how, unit, files)))
+    plan.tables[source.name] = _named_in(source) & files.keys()
+    rest = tuple(sorted(files.keys() - claimed - plan.tables[source.name]))
+    if rest:
+        plan.refused.append((source.name, Refused(
+            "file-unclaimed", f"no {source.kind} reader knows what to do with this file",
+            "move it, or add a source of another kind for it", rest,
+        )))  # fmt: skip
+
+
+def _named_in(source: AnySource) -> set[str]:
+    """Files that the source's own keys may name."""
+    values = [getattr(source, name) for name in type(source).model_fields if name != "path"]
+    return {str(value) for value in values if isinstance(value, str | Path)}
+
+
+def _fingerprint(how: str, unit: Unit, files: Files) -> str:
+    state = [(name, *files.get(name, (-1, -1))) for name in unit.inputs]
+    facts = json.dumps([__version__, how, unit.id, unit.hint, state])
+    return hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def config_digest(config: IngestConfig) -> str:
+    """Names a config: equal for equal values, defaults included."""
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+
+
+def public_config(config: IngestConfig, names: Pseudonyms) -> dict[str, Any]:
+    """The config without places of the site: folder names may hold a name."""
+    tree: dict[str, Any] = config.model_dump(mode="json")
+    for source in tree["sources"]:
+        source["path"] = names.path("source", source["path"])
+    tree["deid"]["key_file"] = tree["deid"]["key_file"] and "given"
+    return tree

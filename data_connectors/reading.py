@@ -1,0 +1,121 @@
+"""The worker's part of an ingest: read one unit, spool its pixels, return the rest as JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_connectors.connectors import connector_of
+from data_connectors.deid.pseudonyms import Pseudonyms
+from data_connectors.items import Item, Payload, Refused, ReportItem, VisualItem
+from data_connectors.records import Stored, UnitRecord, to_json
+from data_connectors.source import Unit
+from data_connectors.writer import tar_payload
+from medvlp.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One unit to read, and where its pixels go."""
+
+    source: Any
+    unit: Unit
+    spool: Path
+    names: Pseudonyms
+
+
+def read_unit(task: Task) -> str:
+    """Read one unit; nothing that a file may hold gets out of here as an exception.
+
+    Returns:
+        A `UnitRecord` as JSON; offsets are places in the spool file.
+    """
+    visuals: list[Stored] = []
+    reports: list[ReportItem] = []
+    refused: list[Refused] = []
+    claimed: set[str] = set()
+    with task.spool.open("wb") as spool:
+        for item in _guarded(task):
+            claimed.update(item.inputs)
+            if isinstance(item, Refused):
+                refused.append(item)
+            elif not item.identity.patient.strip():
+                refused.append(_nameless(item))
+            elif isinstance(item, ReportItem):
+                reports.append(item)
+            else:
+                try:
+                    visuals.append(_spooled(item, task.names, spool))
+                except InputError as error:
+                    refused.append(_refusal(error, item.inputs))
+    rest = tuple(name for name in task.unit.inputs if name not in claimed)
+    if rest:
+        refused.append(Refused(
+            "input-unread", "the reader took this input for a part of something but gave nothing",
+            "look at the other inputs of the same folder in the quarantine list", rest,
+        ))  # fmt: skip
+    return to_json(UnitRecord(tuple(visuals), tuple(reports), tuple(refused)))
+
+
+def lost(unit: Unit, why: str) -> str:
+    """The record of a unit whose reader died or took too long."""
+    if why == "timeout":
+        refusal = Refused(
+            "reader-timeout", "reading took longer than reader_timeout_s",
+            "raise reader_timeout_s, or look at the file", unit.inputs,
+        )  # fmt: skip
+    else:
+        refusal = Refused(
+            "reader-crashed", "the process that read this died twice",
+            "the file may be hostile or too large for this machine's memory", unit.inputs,
+        )  # fmt: skip
+    return to_json(UnitRecord(refused=(refusal,)))
+
+
+def _guarded(task: Task) -> Iterator[Item]:
+    """The items of a unit; an exception becomes the refusal of the inputs not yet claimed."""
+    claimed: set[str] = set()
+    try:
+        for item in connector_of(task.source).read(task.source, task.unit):
+            claimed.update(item.inputs)
+            yield item
+    except InputError as error:
+        rest = tuple(name for name in task.unit.inputs if name not in claimed)
+        yield _refusal(error, rest or task.unit.inputs)
+    except (Exception, RecursionError) as error:
+        rest = tuple(name for name in task.unit.inputs if name not in claimed)
+        yield Refused(
+            "reader-failed",
+            f"the reader failed with {type(error).__name__}",  # its message may quote the file
+            "check the file with another reader; report it if that one can read it",
+            rest or task.unit.inputs,
+        )
+
+
+def _spooled(item: VisualItem, names: Pseudonyms, spool: Any) -> Stored:
+    key = names.visual(item.identity.patient, item.digest)
+    offset = spool.tell()
+    blocks, marks = tar_payload(key, item.payload)
+    spool.write(blocks)
+    kept = tuple((mark.extension, mark.offset) for mark in marks) if item.kind == "clip" else ()
+    return Stored(replace(item, payload=Payload(())), key, offset, len(blocks), kept)
+
+
+def _refusal(error: InputError, inputs: tuple[str, ...]) -> Refused:
+    return Refused(error.code, error.what, error.next_step or "see the documentation", inputs)
+
+
+def _nameless(item: VisualItem | ReportItem) -> Refused:
+    return Refused(
+        "patient-missing", "there is no patient identifier, so no split can be honest",
+        "add the identifier at the source, or map it in a table", item.inputs,
+    )  # fmt: skip
+
+
+def discard(spool: Path) -> None:
+    """Remove a spool file that has been copied."""
+    if spool.exists():
+        os.unlink(spool)

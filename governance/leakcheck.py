@@ -1,0 +1,99 @@
+"""`medvlp leakcheck`: searches any output for seeded identifiers, in every form they may take.
+
+Seed identifiers that exist nowhere else (canaries) in the inputs, run the whole pipeline,
+failures included, and search everything it wrote. Looks into folders, tar, zip, gzip, Parquet,
+SQLite, npy and PNG; as UTF-8, UTF-16, UTF-32, base64, hex, URL and JSON escapes; whatever the
+case. A canary is never printed, not even when a file is named after one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from governance.leakforms import Canaries
+from governance.leakstreams import Stream, streams_of
+from medvlp.errors import ConfigError
+
+
+def leakcheck(canaries: Path, paths: Sequence[Path]) -> dict[str, Any]:
+    """Search files and folders for canaries.
+
+    Args:
+        canaries: Text file, one identifier a line; empty lines and lines that begin with `# `
+            do not count. The file itself is not searched.
+        paths: Files and folders; folders are searched whole, names included.
+
+    Returns:
+        `hits` (pairs of a file and a canary), `files` (names of the files with hits, canaries in
+        them masked), `searched` (number of files), `bytes`, `canaries` (number searched for),
+        `too_short` (lines that are too short to mean anything).
+
+    Raises:
+        ConfigError: A path does not exist, or there is nothing to search for.
+    """
+    known = read_canaries(canaries)
+    for path in paths:
+        if not path.exists():
+            raise ConfigError("no such file or folder", code="path-missing", got=path)
+    hits, searched, size = 0, 0, 0
+    files: list[str] = []
+    for name, path in _files(paths):
+        if path is not None and path.resolve() == canaries.resolve():
+            continue
+        found = set(known.find(name.encode("utf-8", "surrogateescape")))
+        if path is not None:
+            searched += 1
+            for stream in streams_of(path):
+                count, more = _search(known, stream)
+                size += count
+                found |= more
+        if found:
+            hits += len(found)
+            files.append(known.mask(name))
+    return {
+        "hits": hits, "files": files, "searched": searched, "bytes": size,
+        "canaries": len(known), "too_short": known.too_short,
+    }  # fmt: skip
+
+
+def read_canaries(path: Path) -> Canaries:
+    """Read a canary file.
+
+    Raises:
+        ConfigError: It holds no identifier long enough to search for.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    words = [line.strip() for line in lines if line.strip() and not line.startswith("# ")]
+    known = Canaries(words)
+    if not len(known):
+        raise ConfigError("the canary file names nothing to search for", code="canaries-empty")
+    return known
+
+
+def _files(paths: Sequence[Path]) -> Iterator[tuple[str, Path | None]]:
+    """(name to search and show, file), folders too (as a name alone), sorted."""
+    for root in paths:
+        if root.is_file():
+            yield root.name, root
+            continue
+        for path in sorted(root.rglob("*")):
+            name = path.relative_to(root.parent).as_posix()
+            if path.is_symlink() or path.is_dir():
+                yield name + ("/" if path.is_dir() else f" -> {path.readlink()}"), None
+            elif path.is_file():
+                yield name, path
+
+
+def _search(known: Canaries, stream: Stream) -> tuple[int, set[int]]:
+    """(bytes read, canaries found); pieces overlap so that no hit falls between two."""
+    found: set[int] = set()
+    tail = b""
+    size = 0
+    for piece in stream:
+        size += len(piece)
+        data = tail + piece
+        found.update(known.find(data))
+        tail = data[-known.longest :]
+    return size, found
