@@ -50,7 +50,7 @@ def account(plan: Plan, entries: Sequence[Entry], made: Assembled) -> Account:
             path
             for entry in entries
             if entry.source == name
-            for item in (*(v.item for v in entry.record.visuals), *entry.record.reports)
+            for item in entry.record.items
             for path in item.inputs
         }
         refused: dict[str, str] = {}

@@ -96,8 +96,8 @@ class _Assembly:
         if not self.config.deid.scrub_texts:
             return {}
         known: dict[str, set[str]] = defaultdict(set)
-        for item in [visual.item for visual in self.visuals] + self.reports:
-            identity: Identity = item.identity
+        for item in (item for entry in self.entries for item in entry.record.items):
+            identity = item.identity
             known[_patient(identity)].update(
                 identity.phi, (identity.patient, identity.study, identity.accession)
             )
@@ -112,7 +112,7 @@ class _Assembly:
         group_of: dict[str, int] = {}
         owners: dict[str, set[str]] = defaultdict(set)
         for entry in self.entries:
-            for item in (*(v.item for v in entry.record.visuals), *entry.record.reports):
+            for item in entry.record.items:
                 patient = self.names.patient(item.identity.patient)
                 group_of[patient] = min(group_of.get(patient, entry.order), entry.order)
                 if not isinstance(item, ReportItem):
@@ -218,7 +218,7 @@ def report_texts(report: Report, source: str) -> tuple[Text, ...]:
     texts = [Text("document", source, report.text)]
     for level in ("findings", "impression"):
         if section := report.section(level):
-            texts.append(Text(level, source, section))  # type: ignore[arg-type]
+            texts.append(Text(level, source, section))
     texts += [Text("sentence", source, s.text) for s in report.sentences if s.text.strip()]
     return tuple(texts)
 

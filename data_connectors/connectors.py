@@ -28,19 +28,25 @@ class Connector(Protocol):
 
 def connector_of(source: AnySource) -> Connector:
     """The connector of a source."""
-    connector: Any
     match source:
         case DicomSource():
-            from data_connectors.dicom import reader as connector
+            from data_connectors.dicom import reader as dicom
+
+            return dicom
         case ImagesSource():
-            from data_connectors.images import reader as connector
+            from data_connectors.images import reader as images
+
+            return images
         case ReportsSource():
-            from data_connectors.reports import reader as connector
+            from data_connectors.reports import reader as reports
+
+            return reports
         case LecturesSource():
-            from data_connectors.video import reader as connector
+            from data_connectors.video import reader as video
+
+            return video
         case _:
             assert_never(source)
-    return connector  # type: ignore[no-any-return]
 
 
 def files_under(path: Path) -> dict[str, tuple[int, int]]:

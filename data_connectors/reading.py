@@ -105,7 +105,13 @@ def _spooled(item: VisualItem, names: Pseudonyms, spool: Any) -> Stored:
 
 
 def _refusal(error: InputError, inputs: tuple[str, ...]) -> Refused:
-    return Refused(error.code, error.what, error.next_step or "see the documentation", inputs)
+    """An error as a refusal; errors of this project carry no patient data."""
+    reason = error.what
+    if error.got is not None:
+        reason += f"; got {error.got}"
+    if error.limit is not None:
+        reason += f"; limit {error.limit}"
+    return Refused(error.code, reason, error.next_step or "see the documentation", inputs)
 
 
 def _nameless(item: VisualItem | ReportItem) -> Refused:

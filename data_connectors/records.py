@@ -39,6 +39,11 @@ class UnitRecord:
     reports: tuple[ReportItem, ...] = ()
     refused: tuple[Refused, ...] = ()
 
+    @property
+    def items(self) -> tuple[VisualItem | ReportItem, ...]:
+        """What was used."""
+        return (*(visual.item for visual in self.visuals), *self.reports)
+
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +125,7 @@ def _entry(planned: Planned, record: UnitRecord) -> Entry:
 
 
 @contextmanager
-def _progress(total: int, done: int) -> Iterator[object]:
+def _progress(total: int, done: int) -> Iterator[Callable[[], None]]:
     """A bar with the time left, on stderr."""
     from rich.console import Console
     from rich.progress import (

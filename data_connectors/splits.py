@@ -43,9 +43,8 @@ def assign_splits(
     for group in groups.values():
         group.sort(key=lambda cluster: min(_rank(patient, seed) for patient in cluster))
         total = sum(map(len, group))
-        wanted = {"test": _share(total, test), "val": _share(total, val)}
-        for name in ("test", "val"):
-            _fill(group, splits, name, wanted[name])  # type: ignore[arg-type]
+        _fill(group, splits, "test", _share(total, test))
+        _fill(group, splits, "val", _share(total, val))
         for cluster in group:
             for patient in cluster:
                 splits.setdefault(patient, "train")

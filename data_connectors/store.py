@@ -120,14 +120,14 @@ class Dataset:
             chosen = _spread(len(frames), max_frames)
             positions = chosen * (sample.geometry.spacing_mm or (1.0,))[0]
             frames = frames if len(chosen) == len(frames) else frames[chosen]
-            return Visual(frames, positions, "volume", unit, window)  # type: ignore[arg-type]
+            return Visual(frames, positions, "volume", unit, window)
         if sample.kind == "clip":
             frames = np.stack([_pixels(data, colour=True) for _, data in members])
             positions = np.array([int(name.split(".")[1]) / 1000 for name, _ in members])
-            return Visual(frames, positions, "clip", unit, window)  # type: ignore[arg-type]
+            return Visual(frames, positions, "clip", unit, window)
         frame = _pixels(members[0][1])
         unit = "rgb" if frame.ndim == 3 else unit
-        return Visual(frame[None], np.zeros(1), "image", unit, window)  # type: ignore[arg-type]
+        return Visual(frame[None], np.zeros(1), "image", unit, window)
 
     def regions(self, key: str) -> list[Region]:
         """Where the findings of one sample are; empty when it is not known."""

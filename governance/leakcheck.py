@@ -34,9 +34,9 @@ def leakcheck(canaries: Path, paths: Sequence[Path]) -> dict[str, Any]:
         ConfigError: A path does not exist, or there is nothing to search for.
     """
     known = read_canaries(canaries)
-    for path in paths:
-        if not path.exists():
-            raise ConfigError("no such file or folder", code="path-missing", got=path)
+    for root in paths:
+        if not root.exists():
+            raise ConfigError("no such file or folder", code="path-missing", got=root)
     hits, searched, size = 0, 0, 0
     files: list[str] = []
     for name, path in _files(paths):
