@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from medvlp.errors import GeometryError, InputError
@@ -221,7 +221,8 @@ class Batch:
     them into which pairs match.
     """
 
-    frames: Float[Tensor, "n c h w"]
+    frames: Float[Tensor, "n c h w"] | UInt8[Tensor, "n c h w"]
+    """Bytes as cached, or float in [0, 1] after augmentation."""
     offsets: Int[Tensor, "b+1"]
     """Sample i owns frames offsets[i]:offsets[i + 1]."""
     positions: Float[Tensor, " n"]

@@ -1,0 +1,153 @@
+"""Attention pooling of ragged sequences: patches to frames, frames to samples.
+
+Slice pooling after RadCLIP (arXiv 2403.09948, its code does not hold it): a frame counts by what
+it shows and by where it lies, in millimetres or seconds relative to the sample's centre. Scores
+are gated attention (Ilse et al. 2018, "Attention-based deep multiple instance learning"). There
+is no padding and no mask: samples are segments of one packed sequence, so a sample's vector does
+not depend on its neighbours in the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from medvlp.models.config import PoolingConfig
+from medvlp.types import KINDS
+
+
+class FrameStats(NamedTuple):
+    """What is kept of a frame's patches: a few vectors, however many patches there were."""
+
+    mean: Float[Tensor, "n d"]
+    max: Float[Tensor, "n d"]
+    attention: Float[Tensor, "n d"]
+
+
+class Pooled(NamedTuple):
+    """One vector a sample, and how much each frame counted in it (sums to 1 over a sample)."""
+
+    vector: Float[Tensor, "b d"]
+    weights: Float[Tensor, " n"]
+
+
+class GatedScore(nn.Module):
+    """One attention logit a head: w (tanh(V x) * sigmoid(U x))."""
+
+    def __init__(self, dim: int, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.value = nn.Linear(dim, hidden)
+        self.gate = nn.Linear(dim, hidden)
+        self.out = nn.Linear(hidden, heads, bias=False)
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n heads"]:
+        """Logits of every item."""
+        logits: Tensor = self.out(self.value(x).tanh() * self.gate(x).sigmoid())
+        return logits
+
+
+class RaggedPooling(nn.Module):
+    """Patches of a frame to a few vectors, frames of a sample to one, in the patches' own space.
+
+    The pooled vector is a sum of averages and maxima of patch vectors with no layer after it,
+    so that whatever projects patches also projects it, and patch-text similarity is comparable
+    with sample-text similarity.
+
+    Args:
+        dim: Width of a patch token.
+        config: Heads, position encoding and which statistics are summed.
+    """
+
+    def __init__(self, dim: int, config: PoolingConfig) -> None:
+        super().__init__()
+        if dim % config.heads:
+            raise ValueError(f"{config.heads} heads do not divide a width of {dim}")
+        self.heads = config.heads
+        self.statistics = config.statistics
+        self.patch_score = GatedScore(dim, config.hidden, config.heads)
+        self.frame_score = GatedScore(dim, config.hidden, config.heads)
+        self.position = nn.Linear(2 * config.frequencies, dim, bias=False)
+        self.kind = nn.Embedding(len(KINDS), dim)
+        self.gates = nn.Parameter(torch.ones(len(config.statistics)))
+        short, long = config.wavelengths
+        waves = torch.logspace(math.log10(short), math.log10(long), config.frequencies)
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", 2 * math.pi / waves, persistent=False)
+        nn.init.normal_(self.kind.weight, std=0.02)
+        nn.init.normal_(self.position.weight, std=0.02)
+
+    def pool_patches(self, tokens: Float[Tensor, "n p d"]) -> FrameStats:
+        """A frame's patches to its statistics."""
+        weights = self.patch_score(tokens).float().softmax(dim=1)
+        by_head = tokens.reshape(*tokens.shape[:2], self.heads, -1)
+        attended = torch.einsum("nph,nphc->nhc", weights.to(tokens.dtype), by_head).flatten(1)
+        return FrameStats(tokens.mean(1), tokens.amax(1), attended)
+
+    def pool_frames(
+        self,
+        stats: FrameStats,
+        offsets: Int[Tensor, "b+1"],
+        positions: Float[Tensor, " n"],
+        kind: Int[Tensor, " b"],
+    ) -> Pooled:
+        """Frames of each sample to its vector.
+
+        Args:
+            stats: Of every frame, all samples in a row.
+            offsets: Sample i owns frames offsets[i]:offsets[i + 1]; none is empty.
+            positions: Millimetres or seconds; only differences within a sample matter.
+            kind: Index into `KINDS`.
+        """
+        b = len(kind)
+        owner = segment_ids(offsets)
+        centred = positions.float() - segment_mean(positions.float()[:, None], owner, b)[owner, 0]
+        angles = centred[:, None] * self.frequencies
+        where = self.position(torch.cat([angles.sin(), angles.cos()], 1)) + self.kind(kind)[owner]
+        logits = self.frame_score(stats.attention + where.to(stats.attention.dtype))
+        weights = segment_softmax(logits.float(), owner, b)
+        by_head = stats.attention.float().reshape(len(owner), self.heads, -1)
+        attended = segment_sum((weights[:, :, None] * by_head).flatten(1), owner, b)
+        parts = {
+            "mean": segment_mean(stats.mean.float(), owner, b),
+            "max": segment_max(stats.max.float(), owner, b),
+            "attention": attended,
+        }
+        chosen = torch.stack([parts[name] for name in self.statistics])
+        vector = (self.gates[:, None, None] * chosen).sum(0) / len(self.statistics)
+        return Pooled(vector, weights.mean(1))
+
+
+def segment_ids(offsets: Int[Tensor, "b+1"]) -> Int[Tensor, " n"]:
+    """Which segment each item belongs to."""
+    lengths = offsets.diff()
+    return torch.repeat_interleave(torch.arange(len(lengths), device=offsets.device), lengths)
+
+
+def segment_sum(x: Float[Tensor, "n d"], owner: Int[Tensor, " n"], b: int) -> Float[Tensor, "b d"]:
+    """Sum over each segment."""
+    return x.new_zeros(b, x.shape[1]).index_add(0, owner, x)
+
+
+def segment_mean(x: Float[Tensor, "n d"], owner: Int[Tensor, " n"], b: int) -> Float[Tensor, "b d"]:
+    """Mean over each segment."""
+    count = torch.bincount(owner, minlength=b).to(x.dtype)
+    return segment_sum(x, owner, b) / count[:, None]
+
+
+def segment_max(x: Float[Tensor, "n d"], owner: Int[Tensor, " n"], b: int) -> Float[Tensor, "b d"]:
+    """Maximum over each segment, value by value."""
+    index = owner[:, None].expand_as(x)
+    return x.new_zeros(b, x.shape[1]).scatter_reduce(0, index, x, "amax", include_self=False)
+
+
+def segment_softmax(
+    logits: Float[Tensor, "n h"], owner: Int[Tensor, " n"], b: int
+) -> Float[Tensor, "n h"]:
+    """Softmax over each segment, head by head."""
+    top = segment_max(logits.detach(), owner, b)
+    weights = (logits - top[owner]).exp()
+    return weights / segment_sum(weights, owner, b)[owner]

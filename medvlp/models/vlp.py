@@ -1,0 +1,102 @@
+"""The vision-language model: every visual is a sequence of frames, every text a token row."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medvlp.models.config import ModelConfig
+from medvlp.models.frames import FrameTower
+from medvlp.models.pooling import FrameStats, RaggedPooling
+from medvlp.models.preprocess import normalise
+from medvlp.models.text import TextTower
+
+
+class VisualFeatures(NamedTuple):
+    """Unit vectors in the joint space."""
+
+    vector: Float[Tensor, "b e"]
+    slice_weights: Float[Tensor, " n"]
+    """How much each frame counts in its sample; sums to 1 over a sample."""
+    patches: Float[Tensor, "n p e"] | None
+    """Unit vectors of the patches of every frame, row by row; None unless asked for."""
+    grid: tuple[int, int]
+    """(gh, gw) of the patches."""
+
+
+class VLP(nn.Module):
+    """Frame tower, ragged pooling and text tower with a joint space of unit vectors.
+
+    Args:
+        config: What to build.
+        vocabulary: Entries of the tokenizer.
+        pretrained: Load the weights that the config names; False where a checkpoint follows.
+        text_architecture: Of a saved Hugging Face encoder (see `TextTower`).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocabulary: int,
+        *,
+        pretrained: bool = True,
+        text_architecture: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.frames = FrameTower(config.frames, config.preprocess.size, pretrained=pretrained)
+        self.norm = nn.LayerNorm(self.frames.dim)
+        self.pooling = RaggedPooling(self.frames.dim, config.pooling)
+        self.visual_projection = nn.Linear(self.frames.dim, config.embed_dim, bias=False)
+        self.text = TextTower(config.text, vocabulary, architecture=text_architecture)
+        self.text_projection = nn.Linear(self.text.dim, config.embed_dim, bias=False)
+
+    def encode_visual(
+        self,
+        frames: UInt8[Tensor, "n 3 s s"] | Float[Tensor, "n 3 s s"],
+        offsets: Int[Tensor, "b+1"],
+        positions: Float[Tensor, " n"],
+        kind: Int[Tensor, " b"],
+        tokens: bool = False,
+        *,
+        chunk: int | None = None,
+    ) -> VisualFeatures:
+        """Samples to unit vectors.
+
+        Args:
+            frames: Of all samples in a row; bytes, or float in [0, 1].
+            offsets: Sample i owns frames offsets[i]:offsets[i + 1].
+            positions: Millimetres or seconds.
+            kind: Index into `KINDS`.
+            tokens: Also return every patch's unit vector.
+            chunk: Frames through the tower at once; None: all. Under `no_grad` this bounds the
+                memory of a long series; the result is the same.
+        """
+        stats: list[FrameStats] = []
+        patches: list[Tensor] = []
+        grid = (0, 0)
+        for part in torch.split(frames, chunk or len(frames)):
+            features = self.frames(normalise(part, self.config.preprocess))
+            grid = features.grid
+            normed = self.norm(features.tokens)
+            stats.append(self.pooling.pool_patches(normed))
+            if tokens:
+                patches.append(_unit(self.visual_projection(normed)))
+        joined = FrameStats(*(torch.cat(values) for values in zip(*stats, strict=True)))
+        pooled = self.pooling.pool_frames(joined, offsets, positions, kind)
+        vector = _unit(self.visual_projection(pooled.vector))
+        return VisualFeatures(vector, pooled.weights, torch.cat(patches) if tokens else None, grid)
+
+    def encode_text(
+        self, tokens: Int[Tensor, "m l"], mask: Bool[Tensor, "m l"]
+    ) -> Float[Tensor, "m e"]:
+        """Texts to unit vectors."""
+        return _unit(self.text_projection(self.text(tokens, mask)))
+
+
+def _unit(x: Float[Tensor, "*n e"]) -> Float[Tensor, "*n e"]:
+    return functional.normalize(x.float(), dim=-1)

@@ -1,0 +1,283 @@
+"""From a dataset folder to batches: pools, cached frames, drawn texts."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from data_connectors.store import Dataset
+from medvlp.errors import ConfigError
+from medvlp.models.preprocess import preprocess
+from medvlp.models.tokens import TextTokenizer
+from medvlp.types import KINDS, Batch, Sample
+from pretrain.augment import augment
+from pretrain.config import DataConfig, PretrainConfig
+from pretrain.sampler import Pool, StepSampler
+from pretrain.texts import TextBank
+
+log = logging.getLogger(__name__)
+
+_SIDE_WORDS = re.compile(r"\b(left|right|bilateral|bilaterally|unilateral)\b", re.IGNORECASE)
+
+
+class PretrainData(L.LightningDataModule):
+    """Batches by step, on the model's device, augmented.
+
+    Args:
+        config: The run.
+        dataset: Where the pixels are.
+        samples: Train samples as `train_samples` gives them.
+        tokenizer: Of the model.
+        start: First step (after a resume).
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        dataset: Dataset,
+        samples: Sequence[Sample],
+        tokenizer: TextTokenizer,
+        *,
+        start: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.samples = tuple(samples)
+        self.bank = TextBank(samples, tokenizer)
+        self.start = start
+        data = config.data
+        pools = build_pools(self.samples, data.pools)
+        self.sampler = StepSampler(pools, data.batch_size, data.mixing, config.trainer.seed)
+        self.flippable = _flippable(self.samples, self.sampler.pools, data)
+        self.frames = FrameCache(dataset, config)
+        closed = data.closed_world
+        self.stated = torch.stack(
+            [
+                torch.as_tensor(
+                    self.bank.slots.stated(
+                        sample.findings,
+                        closed_world=closed
+                        if isinstance(closed, bool)
+                        else sample.provenance in closed,
+                    )
+                )
+                for sample in self.samples
+            ]
+        )
+        self._index = {sample.key: i for i, sample in enumerate(self.samples)}
+
+    def setup(self, stage: str) -> None:
+        """Decode and preprocess what fits into memory."""
+        wanted = sorted({i for pool in self.sampler.pools for i in pool.members})
+        self.frames.fill([self.samples[i] for i in wanted])
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches from the start step on, without end."""
+        return DataLoader(_Steps(self), batch_size=None, num_workers=0)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step, frames as bytes."""
+        data = self.config.data
+        limits = {"volume": data.volume_frames, "clip": data.clip_frames}
+        rng = np.random.default_rng([self.config.trainer.seed, step, 1])
+        chosen = self.sampler.batch(step)
+        frames, positions, lengths = [], [], []
+        rows: list[int] = []
+        counts = []
+        for i in chosen:
+            pixels, where = self.frames.get(self.samples[i])
+            keep = spread(len(pixels), limits.get(self.samples[i].kind), rng)
+            frames.append(pixels[keep])
+            positions.append(where[keep])
+            lengths.append(len(keep))
+            drawn = self.bank.draw(i, data.texts_per_sample, data.document_share, rng)
+            rows += drawn
+            counts.append(len(drawn))
+        tokens = self.bank.tokenizer.pad([self.bank.ids[row] for row in rows])
+        return Batch(
+            frames=torch.cat(frames),
+            offsets=_offsets(lengths),
+            positions=torch.cat(positions),
+            kind=torch.tensor([KINDS.index(self.samples[i].kind) for i in chosen]),
+            tokens=tokens.ids,
+            token_mask=tokens.mask,
+            text_offsets=_offsets(counts),
+            text_key=self.bank.keys[rows],
+            claims=self.bank.claims[rows],
+            stated=self.stated[chosen],
+            keys=tuple(self.samples[i].key for i in chosen),
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment on the device; the trainer's step decides how."""
+        assert self.trainer is not None
+        return self.augmented(batch, self.trainer.global_step)
+
+    def augmented(self, batch: Batch, step: int) -> Batch:
+        """One batch after its step's random changes."""
+        generator = torch.Generator().manual_seed(self.config.trainer.seed * 1_000_003 + step)
+        owner = torch.repeat_interleave(
+            torch.arange(len(batch), device=batch.offsets.device), batch.offsets.diff()
+        )
+        flippable = torch.tensor([self.flippable[self._index[key]] for key in batch.keys])
+        frames = augment(batch.frames, owner, flippable, self.config.data.augment, generator)
+        return replace(batch, frames=frames)
+
+
+class FrameCache:
+    """Preprocessed frames in memory, up to a bound; the rest is made anew each time.
+
+    Args:
+        dataset: Where the pixels are.
+        config: Preprocessing and bound.
+    """
+
+    def __init__(self, dataset: Dataset, config: PretrainConfig) -> None:
+        self._dataset = dataset
+        self._preprocess = config.model.preprocess
+        self._room = config.data.cache_mb * 1_000_000
+        self._kept: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def get(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """uint8 [n, 3, s, s] and float32 [n] positions of one sample."""
+        return self._kept.get(sample.key) or self._make(sample)
+
+    def fill(self, samples: Sequence[Sample]) -> None:
+        """Keep as many samples as fit, in order."""
+        with ThreadPoolExecutor(2) as threads:
+            for start in range(0, len(samples), 32):
+                group = [s for s in samples[start : start + 32] if s.key not in self._kept]
+                made = threads.map(self._make, group)
+                for sample, entry in zip(group, made, strict=True):
+                    if entry[0].nbytes > self._room:
+                        log.warning(
+                            "frame cache is full after %d of %d samples: the rest is decoded "
+                            "every time (data.cache_mb)", len(self._kept), len(samples),
+                        )  # fmt: skip
+                        return
+                    self._room -= entry[0].nbytes
+                    self._kept[sample.key] = entry
+
+    def _make(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        visual = self._dataset.visual(sample)
+        frames = preprocess(visual, self._preprocess)
+        return frames, torch.from_numpy(visual.positions.astype(np.float32))
+
+
+def train_samples(dataset: Dataset, config: PretrainConfig) -> tuple[Sample, ...]:
+    """The train samples with a visual and a text, in a fixed order; shuffled for a control run."""
+    data = config.data
+    samples = [
+        sample
+        for sample in sorted(dataset.select(split="train"), key=lambda sample: sample.key)
+        if sample.kind != "text"
+        and any(text.text.strip() for text in sample.texts)
+        and (not data.provenance or sample.provenance in data.provenance)
+    ]
+    if data.shuffle_pairs:
+        samples = shuffle_pairs(samples, config.trainer.seed)
+    return tuple(samples)
+
+
+def shuffle_pairs(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Texts and findings permuted among the samples of each pool; no sample keeps its own."""
+    shuffled = list(samples)
+    for number, (_, members) in enumerate(sorted(_by_pool(samples).items())):
+        order = np.random.default_rng([seed, 7, number]).permutation(members).tolist()
+        for here, there in zip(order, order[1:] + order[:1], strict=True):
+            giver = samples[there]
+            shuffled[here] = replace(samples[here], texts=giver.texts, findings=giver.findings)
+    return shuffled
+
+
+def build_pools(samples: Sequence[Sample], shares: dict[str, float]) -> list[Pool]:
+    """Pools by `provenance/kind`; without a given share a pool counts by the root of its size.
+
+    Raises:
+        ConfigError: A share names no pool.
+    """
+    groups = _by_pool(samples)
+    unknown = sorted(set(shares) - set(groups))
+    if unknown:
+        raise ConfigError(
+            "data.pools names a pool that the dataset has not",
+            code="pool-unknown",
+            got=", ".join(unknown),
+            limit=", ".join(sorted(groups)),
+        )
+    return [
+        Pool(name, tuple(members), shares.get(name, math.sqrt(len(members))))
+        for name, members in sorted(groups.items())
+    ]
+
+
+def carries_side(sample: Sample) -> bool:
+    """Whether a text or finding of a sample speaks of left or right."""
+    return any(finding.side in ("left", "right") for finding in sample.findings) or any(
+        _SIDE_WORDS.search(text.text) for text in sample.texts
+    )
+
+
+def spread(n: int, most: int | None, rng: np.random.Generator) -> Int[Tensor, " k"]:
+    """Ascending indices of at most `most` of n frames: one at random from each equal part."""
+    if most is None or n <= most:
+        return torch.arange(n)
+    edges = np.linspace(0, n, most + 1)
+    drawn = edges[:-1] + rng.random(most) * np.diff(edges)
+    return torch.from_numpy(np.minimum(drawn.astype(np.int64), n - 1))
+
+
+def _flippable(samples: Sequence[Sample], pools: Sequence[Pool], data: DataConfig) -> list[bool]:
+    flips = [False] * len(samples)
+    wanted = data.augment.flip
+    for pool in pools if wanted else ():
+        sided = any(carries_side(samples[i]) for i in pool.members)
+        if sided and wanted is True:
+            raise ConfigError(
+                "left-right flips would swap sides that texts or findings name",
+                code="flip-laterality",
+                got=pool.name,
+                next_step="set data.augment.flip to auto or false",
+            )
+        for i in pool.members:
+            flips[i] = not sided
+    return flips
+
+
+def _by_pool(samples: Sequence[Sample]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(f"{sample.provenance or 'data'}/{sample.kind}", []).append(i)
+    return groups
+
+
+def _offsets(lengths: Sequence[int]) -> Int[Tensor, " b1"]:
+    return torch.tensor([0, *lengths]).cumsum(0)
+
+
+class _Steps(IterableDataset[Batch]):
+    """The batches of a data module from its start step on."""
+
+    def __init__(self, data: PretrainData) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = self._data.start
+        while True:
+            yield self._data.batch(step)
+            step += 1
+
+    def __getitem__(self, index: Any) -> Batch:
+        raise TypeError("batches are drawn in order")

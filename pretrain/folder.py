@@ -1,0 +1,125 @@
+"""The run folder: what is written, when, and what may be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from medvlp.errors import CheckpointError
+from pretrain.config import PretrainConfig
+
+CONFIG, HISTORY, SUMMARY, RESUME = "config.json", "history.jsonl", "run.json", "resume"
+_FREE_KEYS = ("max_seconds", "threads", "log_every", "checkpoint_every")
+"""Trainer keys that do not change what is learned."""
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: Created if need be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last whole resume checkpoint."""
+        return self.path / RESUME / "last.ckpt"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's summary is written."""
+        return (self.path / SUMMARY).is_file()
+
+    def claim(self, config: PretrainConfig, dataset_digest: str, *, resume: bool) -> bool:
+        """Take the folder for a run.
+
+        Returns:
+            Whether there is a checkpoint to go on from.
+
+        Raises:
+            CheckpointError: It holds a finished run, or one of another config or dataset.
+        """
+        if self.finished:
+            raise CheckpointError(
+                "the folder holds a finished run", code="run-exists",
+                next_step="choose another --out, or remove it",
+            )  # fmt: skip
+        own = {"config": config.model_dump(mode="json"), "dataset": dataset_digest}
+        go_on = resume and self.checkpoint.is_file()
+        if go_on:
+            self._refuse_another(own)
+        else:
+            shutil.rmtree(self.path / RESUME, ignore_errors=True)
+            (self.path / HISTORY).unlink(missing_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write(CONFIG, own)
+        return go_on
+
+    def _refuse_another(self, own: dict[str, Any]) -> None:
+        try:
+            other = json.loads((self.path / CONFIG).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                "the config of the run to resume cannot be read", code="run-changed"
+            ) from error
+        changed = sorted(_differences(_learning(other), _learning(own)))
+        if changed:
+            raise CheckpointError(
+                "the run to resume was started with something else",
+                code="run-changed",
+                got=", ".join(changed[:3]),
+                next_step="use the same config and dataset, or another --out",
+            )
+
+    def write(self, name: str, tree: dict[str, Any]) -> None:
+        """Write one JSON file, whole or not at all."""
+        temporary = self.path / f".{name}.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(tree, indent=2, sort_keys=True), "utf-8")
+        os.replace(temporary, self.path / name)
+
+    @contextmanager
+    def history(self, start: int) -> Iterator[TextIO]:
+        """The history, open for more lines; lines at or after step `start` are dropped."""
+        path = self.path / HISTORY
+        kept = [line for line in read_history(self.path) if line["step"] <= start]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+        os.replace(temporary, path)
+        with path.open("a", encoding="utf-8") as file:
+            yield file
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The whole lines of a run's history; a line cut off by a kill is left out."""
+    path = folder / HISTORY
+    lines: list[dict[str, float]] = []
+    for text in path.read_text("utf-8").splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def _learning(tree: dict[str, Any]) -> dict[str, Any]:
+    """Without the keys that do not change what is learned."""
+    config = dict(tree["config"])
+    config["trainer"] = {k: v for k, v in config["trainer"].items() if k not in _FREE_KEYS}
+    config["data"] = {k: v for k, v in config["data"].items() if k != "cache_mb"}
+    return {**tree, "config": config}
+
+
+def _differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            yield from _differences(a.get(key), b.get(key), f"{where}.{key}" if where else key)
+    elif a != b:
+        yield where

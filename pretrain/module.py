@@ -1,0 +1,124 @@
+"""The training step: a batch to its objectives. Everything else is in its own file."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from medvlp.knowledge.positives import match
+from medvlp.losses import Objectives
+from medvlp.losses.objective import Scene, text_owner
+from medvlp.models.vlp import VLP
+from medvlp.types import Batch, Embeddings
+from pretrain.config import OptimConfig, PretrainConfig
+
+
+class PretrainModule(L.LightningModule):
+    """A vision-language model under its objectives.
+
+    Args:
+        model: What is trained.
+        config: Objectives and optimiser.
+    """
+
+    def __init__(self, model: VLP, config: PretrainConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.objectives = Objectives(config.objectives)
+        self.config = config
+        self.last_losses: dict[str, Tensor] = {}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout by the step, so that a resumed run draws what the first would have."""
+        torch.manual_seed(self.config.trainer.seed * 1_000_003 + self.global_step)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        """The weighted sum of the objectives."""
+        embeddings = self.embed(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            scene = Scene(embeddings, batch, pair_targets(batch))
+            losses: dict[str, Tensor] = self.objectives(scene)
+        self.last_losses = {name: value.detach() for name, value in losses.items()}
+        return losses["loss"]
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Unit vectors of a batch; every distinct text is encoded once."""
+        visual = self.model.encode_visual(
+            batch.frames, batch.offsets, batch.positions, batch.kind, self.objectives.needs_patches
+        )
+        first, where = first_of_each(batch.text_key)
+        text = self.model.encode_text(batch.tokens[first], batch.token_mask[first])[where]
+        return Embeddings(visual.vector, text, visual.patches, visual.slice_weights)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimiser's step; then learned temperatures are brought back into bounds."""
+        super().optimizer_step(*args, **kwargs)
+        self.objectives.after_step()
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        """Bound the gradient's norm.
+
+        Lightning refuses to clip for a fused optimiser under mixed precision, because with a
+        gradient scaler the gradients would still be scaled; bfloat16 has no scaler.
+        """
+        if self.config.optim.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.optim.clip)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; no decay of norms, biases, scales and embeddings of one dimension."""
+        optim = self.config.optim
+        optimizer = torch.optim.AdamW(
+            parameter_groups(self, optim), lr=optim.lr, betas=optim.betas, fused=True
+        )
+        steps = self.config.trainer.max_steps
+        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, steps, optim))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def pair_targets(batch: Batch) -> Tensor:
+    """Which texts hold for which visuals: int8 [b, m] of 1, 0, -1 (unknown)."""
+    return match(batch.stated, batch.claims, text_owner(batch.text_offsets), batch.text_key)
+
+
+def first_of_each(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the first of each distinct key, and for every item which of them is its own.
+
+    Args:
+        keys: int64 [m].
+    """
+    distinct, where = torch.unique(keys, return_inverse=True)
+    first = torch.full_like(distinct, len(keys))
+    first = first.scatter_reduce(0, where, torch.arange(len(keys), device=keys.device), "amin")
+    return first, where
+
+
+def parameter_groups(module: PretrainModule, optim: OptimConfig) -> list[dict[str, Any]]:
+    """Parameters by learning rate and decay."""
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            text = name.startswith(("model.text.", "model.text_projection."))
+            groups.setdefault((text, parameter.ndim >= 2), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": (optim.text_lr or optim.lr) if text else optim.lr,
+            "weight_decay": optim.weight_decay if decays else 0.0,
+        }
+        for (text, decays), parameters in groups.items()
+    ]
+
+
+def lr_factor(step: int, steps: int, optim: OptimConfig) -> float:
+    """Linear warm-up, then cosine from 1 to `final_lr`."""
+    warmup = max(1, round(optim.warmup * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return optim.final_lr + (1 - optim.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
