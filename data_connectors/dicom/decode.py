@@ -139,9 +139,7 @@ def stored_frame(dataset: Dataset, index: int) -> np.ndarray:
         if syntax == uid.JPEGExtended12Bit and whole(dataset, "BitsStored") == 8:
             plugin = "pillow"
         try:
-            array, meta = get_decoder(syntax).as_array(
-                dataset, index=index, decoding_plugin=plugin
-            )
+            array, meta = get_decoder(syntax).as_array(dataset, index=index, decoding_plugin=plugin)
         except MemoryError:
             raise
         except Exception as error:  # decoders raise nearly every built-in type on broken input

@@ -29,9 +29,7 @@ class Grid:
     """float64 [4, 4]; [slice, row, column, 1] -> LPS mm."""
 
 
-def stack(
-    planes: Sequence[Plane | None], *, tolerance_mm: float, keep_tilt: bool = False
-) -> Grid:
+def stack(planes: Sequence[Plane | None], *, tolerance_mm: float, keep_tilt: bool = False) -> Grid:
     """Sort planes along their normal and fit the grid they form.
 
     Args:

@@ -176,7 +176,9 @@ def guarded(action: Callable[[], T]) -> T:
         except MemoryError:
             raise InputError("it does not fit into memory", code="dicom-too-large") from None
         except RecursionError:
-            raise InputError("its sequences are nested too deeply", code="dicom-malformed") from None
+            raise InputError(
+                "its sequences are nested too deeply", code="dicom-malformed"
+            ) from None
         except Exception as error:  # pydicom raises nearly every built-in type on broken input
             raise InputError(
                 f"the file cannot be parsed ({type(error).__name__})",

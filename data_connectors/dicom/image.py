@@ -14,6 +14,7 @@ from data_connectors.dicom.volume import Stored, fill_padding, pixel_digest
 from data_connectors.items import Payload
 from medvlp.types import Geometry
 
+_PNG_LEVEL = 3
 _U16 = 65535
 
 
@@ -102,5 +103,5 @@ def to_8_bit(pixels: np.ndarray, dataset: Dataset) -> np.ndarray:
 def png(pixels: np.ndarray) -> bytes:
     """Encode uint8 or uint16 [h, w], or uint8 [h, w, 3]."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=_PNG_LEVEL)
     return buffer.getvalue()

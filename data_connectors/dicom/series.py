@@ -93,9 +93,7 @@ def read_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[Assembl
     yield Assembled(kind, stored, first.header, first.identity, inputs)
 
 
-def _read_headers(
-    source: DicomSource, names: tuple[str, ...]
-) -> tuple[list[_Slot], list[Refused]]:
+def _read_headers(source: DicomSource, names: tuple[str, ...]) -> tuple[list[_Slot], list[Refused]]:
     """One slot a place, in a stable order; files without a usable header are refused."""
     slots: dict[object, _Slot] = {}
     refused = []

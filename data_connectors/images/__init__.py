@@ -1,0 +1,1 @@
+"""Folders of PNG and JPEG images with a table; images with labels and texts out."""
