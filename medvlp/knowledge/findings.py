@@ -23,9 +23,8 @@ from medvlp.types import Finding, Report
 ASSERTING_SECTIONS = ("findings", "impression", "addendum")
 """Sections whose sentences are statements about this examination."""
 
-_QUESTIONS = frozenset(
-    "is are was were does do did what where which how can has have who why".split()
-)
+_ASKING = "is are was were does do did what where which how can has have who why"
+_QUESTIONS = frozenset(_ASKING.split())
 _LARGE = frozenset({"moderate", "large", "severe"})
 _REMEMBERED = 65_536
 

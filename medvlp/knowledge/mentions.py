@@ -11,7 +11,8 @@ from medvlp.knowledge.tokens import Tokens
 
 Kind = Literal["concept", "denied", "group", "normal"]
 
-_FILLERS = frozenset("of the in to both this a an for its size contour and or , / appearance".split())
+_SMALL_WORDS = "of the in to both this a an for its size contour and or , / appearance"
+_FILLERS = frozenset(_SMALL_WORDS.split())
 _FIRST_FILLERS = _FILLERS - {"and", "or", ",", "/"}
 _REACH = 8
 
@@ -66,9 +67,7 @@ def _statement(subject: Hit, predicate: Hit) -> list[Mention]:
     if concept is not None:
         return [Mention("concept", (concept,), first, last, anchor)]
     if (entry.normal or entry.doubtful) and statement.denies:
-        return [
-            Mention("denied", statement.denies, first, last, anchor, doubtful=entry.doubtful)
-        ]
+        return [Mention("denied", statement.denies, first, last, anchor, doubtful=entry.doubtful)]
     return []
 
 

@@ -96,7 +96,7 @@ class Places:
         return found
 
     def _predicative(self, hit: Hit, span: tuple[int, int]) -> bool:
-        """ "The effusion is small": a verb and at most one more word in between."""
+        """A verb and at most one more word in between: "the effusion is small"."""
         gap = range(span[1], hit.first)
         verbs = [other for other in self._all if other.entry.verb and other.first in gap]
         return bool(verbs) and len(gap) <= 2

@@ -64,9 +64,7 @@ class ClaimSlots:
         evidence = self._evidence(findings)
         return torch.tensor([_VALUE[level] for level in evidence], dtype=torch.int8)
 
-    def stated(
-        self, findings: Iterable[Finding], closed_world: bool = False
-    ) -> Int[Tensor, " k"]:
+    def stated(self, findings: Iterable[Finding], closed_world: bool = False) -> Int[Tensor, " k"]:
         """What is known of a visual from all its findings, int8 [k].
 
         Beyond what is claimed: a finding on one side denies the other side unless something else
@@ -139,7 +137,7 @@ class ClaimSlots:
 
     def _close(self, evidence: list[int]) -> None:
         """Fill what nothing is known of with absent, except what a present slot leaves open."""
-        unknown = set()
+        unknown: set[int] = set()
         for name, start in self._index.items():
             if evidence[start] < _DOUBTED:
                 continue

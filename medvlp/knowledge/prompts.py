@@ -113,6 +113,11 @@ class PromptSet(Config):
         return tuple(problems)
 
 
+def build_prompts(labels: Iterable[str]) -> PromptSet:
+    """Prompts of labels with the default templates."""
+    return PromptSet.from_labels(labels)
+
+
 def _names(
     label: str, concept: Concept | None, synonyms: int, names: Mapping[str, str]
 ) -> tuple[str, ...]:

@@ -84,7 +84,9 @@ class Lexicon:
         """The entry of a phrase, made when it is new."""
         phrase = tokenize(text).norms if isinstance(text, str) else ()
         if not phrase:
-            raise ConfigError("a rule phrase is empty or no text", code="rules-invalid", got=repr(text))
+            raise ConfigError(
+                "a rule phrase is empty or no text", code="rules-invalid", got=repr(text)
+            )
         node = self._root
         for token in phrase:
             node = node.setdefault(token, {})

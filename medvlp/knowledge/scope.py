@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from medvlp.knowledge.rules import Hit
 from medvlp.knowledge.tokens import Tokens
@@ -106,9 +105,9 @@ class Scope:
                 mentioned = True
             elif self._verb[at] and mentioned:
                 complete = True
-            elif token in ("with", "without") and mentioned:
+            elif mentioned and token in ("with", "without"):
                 return False
-            elif token in _JOINS and self._closes(at, first, complete=complete, soft=soft):
+            if token in _JOINS and self._closes(at, first, complete=complete, soft=soft):
                 return False
             at += 1
         return True
@@ -177,12 +176,10 @@ class Scope:
         return not any(self._hard[hit.last : first]) and not _JOINS & set(between)
 
     def _labelled_no(self, last: int) -> bool:
-        """ "Pleural effusion: no" at the end of a clause."""
+        """A label and its value: "pleural effusion: no" at the end of a clause."""
         if last not in self._colons or not self._deny.get(last + 1):
             return False
         return last + 2 >= len(self._norms) or self._norms[last + 2] in ".;,"
 
     def _inside_mention(self, at: int) -> bool:
         return any(span[0] <= at < span[1] for span in self._mentions)
-
-

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator
 
 _STOP = re.compile(r"[.!?]+(?=[\"')\]]*(?:\s|$|[A-Z]))|\n")
-_ABBREVIATIONS = frozenset(
-    "dr mr mrs ms prof st vs approx ca fig figs e.g i.e cf etc inc no nos resp incl max min "
-    "a.p p.a post ant lat inf sup bilat temp hx dx tx rt lt a.m p.m dept ext ref est".split()
+_SHORT = (
+    "dr mr mrs ms prof st vs approx ca fig figs e.g i.e cf etc inc nos resp incl max min "
+    "a.p p.a post ant lat inf sup bilat temp hx dx tx rt lt a.m p.m dept ext ref est"
 )
-# "No." is a sentence's end only in "No. 5" style numbering; these always go on.
+_ABBREVIATIONS = frozenset(_SHORT.split())
 _LIST_ITEM = re.compile(r"[ \t]*(?:\(?\d{1,2}[.)]|[-*•–—])[ \t]+")
 _LABEL = re.compile(r"[ \t]*[A-Z][A-Za-z/,&' -]{1,40}:")
 _SOFT_WRAP = 50
