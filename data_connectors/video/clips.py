@@ -100,14 +100,14 @@ def _patient(source: LecturesSource, stem: str, row: Row) -> str:
     """The table's patient; else what the pattern finds; else, where no column is named, the stem.
 
     Raises:
-        InputError: `patient-missing`: guessing could put one person into two splits.
+        InputError: `patient-id-missing`: guessing could put one person into two splits.
     """
     given = _cell(source, row, source.columns.patient)
     if given:
         return given
     found = source.patient_of(stem)
     if source.columns.patient is not None and found == stem:
-        raise InputError("the table names no patient for this file", code="patient-missing",
+        raise InputError("the table names no patient for this file", code="patient-id-missing",
                          next_step="fill the column, or set patient_pattern")  # fmt: skip
     return found
 
