@@ -13,7 +13,7 @@ from datetime import date
 from itertools import permutations
 from typing import Literal
 
-Kind = Literal["name", "date", "number"]
+Kind = Literal["name", "date", "number", "titled"]
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH_ENDS = (
@@ -46,6 +46,7 @@ _TITLES = {
     "frau",
     "herr",
 }
+_TITLED = r"(?:(?<=\b(?:mr|ms|dr) )|(?<=\b(?:mr|ms|dr)\. )|(?<=\bmrs )|(?<=\bmrs\. ))"
 _LEFT, _RIGHT = r"(?<![a-z0-9])", r"(?![a-z0-9])"
 
 
@@ -98,7 +99,7 @@ def _name_patterns(name: str, protected: frozenset[str]) -> Iterator[tuple[Kind,
             yield "name", _LEFT + word + r"(?:'?s)?" + _RIGHT
         elif len(strong) > 1 or len(words) == 1:
             # A protected or tiny word is a name only behind a title.
-            yield "name", r"(?<=\b(?:mr|ms|dr)[. ])\s*" + word + _RIGHT
+            yield "titled", _TITLED + word + _RIGHT
 
 
 def _number_patterns(text: str) -> Iterator[tuple[Kind, str]]:

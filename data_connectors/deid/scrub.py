@@ -56,7 +56,7 @@ class Scrubber:
     def __init__(
         self, phi: Iterable[str], *, protected: frozenset[str] = frozenset(), generic: bool = True
     ) -> None:
-        found: dict[str, list[str]] = {"name": [], "date": [], "number": []}
+        found: dict[str, list[str]] = {"name": [], "date": [], "number": [], "titled": []}
         for text in sorted(set(phi)):
             for kind, pattern in patterns.of_identifier(text, protected):
                 found[kind].append(pattern)
@@ -75,7 +75,7 @@ class Scrubber:
         spans: list[tuple[int, int, str]] = []
         if self._known is not None:
             spans += [
-                (match.start(), match.end(), NEUTRAL[match.lastgroup or "name"])
+                (match.start(), match.end(), NEUTRAL.get(match.lastgroup or "", NEUTRAL["name"]))
                 for match in self._known.finditer(folded)
             ]
         if self._generic:

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_connectors.engine import InProcess, LocalEngine, Lost, build_engine
+from medvlp.errors import DependencyError
+
+TASKS = '''
+import os, signal, time
+
+
+def double(number):
+    return 2 * number
+
+
+def slow_first(number):
+    time.sleep(0.3 if number == 0 else 0.0)
+    return number
+
+
+def fragile(number):
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def fragile_once(task):
+    number, marker = task
+    if number == 3 and not os.path.exists(marker):
+        open(marker, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def stuck(number):
+    if number == 1:
+        time.sleep(60)
+    return number
+
+
+def big(number):
+    return bytes(3_000_000)
+'''
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """A module that worker processes can import."""
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "engine_tasks.py").write_text(TASKS)
+    sys.path.insert(0, str(folder))
+    import engine_tasks
+
+    yield engine_tasks
+    sys.path.remove(str(folder))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_come_in_the_order_of_the_tasks(tasks, workers):
+    engine = build_engine("local", workers=workers, timeout_s=60, preload=())
+    assert list(engine.map(tasks.double, list(range(40)))) == [2 * i for i in range(40)]
+
+
+def test_a_slow_first_task_does_not_change_the_order(tasks):
+    engine = LocalEngine(2, timeout_s=60)
+    assert list(engine.map(tasks.slow_first, list(range(20)))) == list(range(20))
+
+
+def test_large_results_pass(tasks):
+    engine = LocalEngine(2, timeout_s=60)
+    assert [len(r) for r in engine.map(tasks.big, list(range(5)))] == [3_000_000] * 5
+
+
+def test_a_task_that_kills_its_worker_is_lost_and_the_rest_goes_on(tasks):
+    engine = LocalEngine(2, timeout_s=60)
+    results = list(engine.map(tasks.fragile, list(range(10))))
+    assert results[3] == Lost("crashed")
+    assert results[:3] + results[4:] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_worker_killed_from_outside_costs_nothing(tasks, tmp_path: Path):
+    engine = LocalEngine(2, timeout_s=60)
+    work = [(i, str(tmp_path / "marker")) for i in range(10)]
+    assert list(engine.map(tasks.fragile_once, work)) == list(range(10))
+    assert (tmp_path / "marker").exists()
+
+
+def test_a_task_that_hangs_is_given_up(tasks):
+    engine = LocalEngine(2, timeout_s=1)
+    assert list(engine.map(tasks.stuck, [0, 1, 2])) == [0, Lost("timeout"), 2]
+
+
+def test_zero_workers_means_one_a_core():
+    engine = build_engine("local", workers=0, timeout_s=60, preload=())
+    cores = len(os.sched_getaffinity(0))
+    assert engine.workers == cores if cores > 1 else isinstance(engine, InProcess)
+
+
+def test_an_engine_that_is_not_here_is_refused_with_a_next_step():
+    with pytest.raises(DependencyError) as caught:
+        build_engine("ray", workers=1, timeout_s=60, preload=())
+    assert caught.value.code == "engine-missing"
+    assert "--engine local" in str(caught.value)
+
+
+def test_stopping_early_leaves_no_process(tasks):
+    engine = LocalEngine(2, timeout_s=60)
+    results = engine.map(tasks.double, list(range(1000)))
+    assert next(results) == 0
+    run = results.gi_frame.f_locals["run"]
+    processes = [worker.process for worker in run.workers]
+    results.close()
+    assert not any(process.is_alive() for process in processes)
