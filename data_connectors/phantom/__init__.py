@@ -1,1 +1,1 @@
-"""A synthetic hospital with known truth."""
+"""A synthetic hospital with known truth: pictures, reports, lectures, identifiers."""

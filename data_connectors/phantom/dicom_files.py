@@ -1,0 +1,165 @@
+"""Write the CT series and the radiograph of a patient as DICOM files (PS3.3 CT and DX images)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from data_connectors.phantom.identity import Person
+from data_connectors.phantom.radiograph import BITS, Exposure
+from data_connectors.phantom.scanner import Codec, Scan
+
+CT_SERIES, DX_SERIES = 2, 3
+_SYNTAX: dict[Codec, UID] = {
+    "implicit": ImplicitVRLittleEndian,
+    "explicit": ExplicitVRLittleEndian,
+    "rle": RLELossless,
+    "jpeg_ls": JPEGLSLossless,
+    "jpeg_2000": JPEG2000Lossless,
+}
+_IMPLEMENTATION = "2.25.113059749145936325402354257176981405696"
+Namer = Callable[[], Path]
+
+
+def write_ct(
+    person: Person, scan: Scan, stored: NDArray[np.uint16 | np.int16], numbers: NDArray[np.int64],
+    name: Namer,
+) -> None:  # fmt: skip
+    """One file a slice.
+
+    Args:
+        person: Whose it is.
+        scan: Geometry and storage.
+        stored: [D, H, W], feet first.
+        numbers: [D] InstanceNumber of every slice; in no order.
+        name: Gives the path of the next file.
+    """
+    dataset = _common(person, "CT", CT_SERIES, CTImageStorage)
+    origin, spacing = scan.grid.origin_mm, scan.grid.spacing_mm
+    dataset.SeriesDescription = "Chest 11 mm"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    dataset.PatientPosition = "HFS"
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    dataset.FrameOfReferenceUID = f"{person.study_uid}.9"
+    dataset.PositionReferenceIndicator = ""
+    dataset.KVP = "120"
+    dataset.PixelSpacing = [spacing[1], spacing[2]]
+    dataset.SliceThickness = spacing[0]
+    dataset.SpacingBetweenSlices = spacing[0]
+    dataset.RescaleIntercept = scan.intercept
+    dataset.RescaleSlope = scan.slope
+    dataset.RescaleType = "HU"
+    dataset.WindowCenter, dataset.WindowWidth = 40, 400
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    deep = not (scan.slope == 1 and scan.intercept == -1024)
+    _describe(dataset, stored.shape[1:], 16 if deep else 12, scan.signed)
+    for d, image in enumerate(stored):
+        number = int(numbers[d])
+        dataset.SOPInstanceUID = person.instance_uid(CT_SERIES, number)
+        dataset.InstanceNumber = number
+        dataset.ImagePositionPatient = [origin[2], origin[1], round(origin[0] + d * spacing[0], 3)]
+        dataset.SliceLocation = round(origin[0] + d * spacing[0], 3)
+        _save(dataset, image, scan.codec, name())
+
+
+def write_radiograph(
+    person: Person, exposure: Exposure, image: NDArray[np.uint16], inverse: bool, codec: Codec,
+    path: Path,
+) -> None:  # fmt: skip
+    """One DX image; `inverse` stores it as MONOCHROME1 (white is zero)."""
+    dataset = _common(person, "DX", DX_SERIES, DigitalXRayImageStorageForPresentation)
+    dataset.SOPInstanceUID = person.instance_uid(DX_SERIES, 1)
+    dataset.InstanceNumber = 1
+    dataset.SeriesDescription = "Chest PA"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", ""]
+    dataset.PresentationIntentType = "FOR PRESENTATION"
+    dataset.PatientOrientation = ["L", "F"]
+    dataset.ViewPosition = "PA"
+    dataset.BodyPartExamined = "CHEST"
+    dataset.ImageLaterality = "U"
+    dataset.ImagerPixelSpacing = [round(exposure.pixel_mm, 5)] * 2
+    dataset.PixelIntensityRelationship = "LOG"
+    dataset.PixelIntensityRelationshipSign = 1 if inverse else -1
+    dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0, 1, "US"
+    dataset.LossyImageCompression = "00"
+    dataset.BurnedInAnnotation = "NO"
+    full = 2**BITS
+    dataset.WindowCenter, dataset.WindowWidth = full // 2, full
+    dataset.PhotometricInterpretation = "MONOCHROME1" if inverse else "MONOCHROME2"
+    dataset.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
+    _describe(dataset, image.shape, BITS, signed=False)
+    _save(dataset, (full - 1 - image) if inverse else image, codec, path)
+
+
+def _common(person: Person, modality: str, series: int, sop_class: UID) -> Dataset:
+    dataset = Dataset()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.SOPClassUID = sop_class
+    dataset.Modality = modality
+    dataset.StudyInstanceUID = person.study_uid
+    dataset.SeriesInstanceUID = person.series_uid(series)
+    dataset.SeriesNumber = series
+    dataset.StudyID = person.accession[-4:]
+    dataset.AccessionNumber = person.accession
+    dataset.PatientName = person.dicom_name
+    dataset.PatientID = person.patient_id
+    dataset.PatientBirthDate = f"{person.birth:%Y%m%d}"
+    dataset.PatientSex = person.sex
+    dataset.PatientTelephoneNumbers = person.phone
+    dataset.ReferringPhysicianName = f"{person.referring}^Dr"
+    dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = f"{person.examined:%Y%m%d}"
+    dataset.StudyTime = dataset.SeriesTime = dataset.ContentTime = person.clock
+    dataset.Manufacturer = "Phantom Works"
+    dataset.StudyDescription = "Chest"
+    # Identifiers also hide where a shallow clean-up does not look.
+    request = Dataset()
+    request.AccessionNumber = person.accession
+    request.RequestedProcedureDescription = f"Chest imaging for {person.name}"
+    request.RequestedProcedureID = person.accession
+    dataset.RequestAttributesSequence = [request]
+    block = dataset.private_block(0x0011, "PHANTOM WORKS 1.0", create=True)
+    block.add_new(0x01, "LO", f"{person.family}/{person.patient_id}")
+    block.add_new(0x02, "LO", person.phone)
+    return dataset
+
+
+def _describe(dataset: Dataset, shape: tuple[int, ...], bits: int, signed: bool) -> None:
+    dataset.SamplesPerPixel = 1
+    dataset.Rows, dataset.Columns = shape
+    dataset.BitsAllocated = 16
+    dataset.BitsStored, dataset.HighBit = bits, bits - 1
+    dataset.PixelRepresentation = int(signed)
+
+
+def _save(dataset: Dataset, image: NDArray[np.uint16 | np.int16], codec: Codec, path: Path) -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.ImplementationClassUID = UID(_IMPLEMENTATION)
+    meta.ImplementationVersionName = "MEDVLP_PHANTOM"
+    dataset.file_meta = meta
+    if codec in ("implicit", "explicit"):
+        meta.TransferSyntaxUID = _SYNTAX[codec]
+        dataset.PixelData = np.ascontiguousarray(image, image.dtype.newbyteorder("<")).tobytes()
+        dataset["PixelData"].VR = "OW"
+        dataset["PixelData"].is_undefined_length = False
+        dataset.save_as(path, enforce_file_format=True)
+        return
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # `compress` leaves the dataset compressed: the next slice starts from raw pixels again.
+    dataset.compress(_SYNTAX[codec], np.ascontiguousarray(image), generate_instance_uid=False)
+    dataset.save_as(path, enforce_file_format=True)

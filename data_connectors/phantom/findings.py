@@ -1,0 +1,212 @@
+"""Which findings a patient has, and where: concept, side, lobe, severity, millimetres.
+
+Findings come together as they do in life (fluid with a large heart, collapse with fluid, air
+leaks with emphysema): a Gaussian copula sets the correlations, a threshold the prevalence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from data_connectors.phantom.anatomy import (
+    LOBES,
+    Anatomy,
+    lobe_at,
+    lobe_depth,
+    lung_depth,
+)
+from data_connectors.phantom.grid import Array
+
+CONCEPTS = (
+    "nodule",
+    "mass",
+    "consolidation",
+    "pleural_effusion",
+    "pneumothorax",
+    "cardiomegaly",
+    "atelectasis",
+    "emphysema",
+)
+PREVALENCE = 0.24
+MOST = 4
+_TOGETHER = {
+    ("cardiomegaly", "pleural_effusion"): 0.35,
+    ("pleural_effusion", "atelectasis"): 0.3,
+    ("consolidation", "pleural_effusion"): 0.2,
+    ("emphysema", "pneumothorax"): 0.2,
+    ("nodule", "mass"): 0.2,
+    ("emphysema", "nodule"): 0.1,
+    ("emphysema", "cardiomegaly"): -0.2,
+}
+
+Where = Literal["left", "right", "bilateral", "midline"]
+GRADES = {
+    "size": ("small", "moderate", "large"),
+    "degree": ("mild", "moderate", "severe"),
+}
+SCALE_OF = {
+    "nodule": "size",
+    "mass": "size",
+    "consolidation": "degree",
+    "pleural_effusion": "size",
+    "pneumothorax": "size",
+    "cardiomegaly": "degree",
+    "atelectasis": "degree",
+    "emphysema": "degree",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """One finding of one patient."""
+
+    concept: str
+    side: Where
+    lobe: str | None
+    severity: str
+    grade: float
+    """0 the least to 1 the most; `severity` says it in words."""
+    centre_mm: tuple[float, float, float] | None
+    """z, y, x (LPS); None where the finding has no one place."""
+    size_mm: float | None
+    """Largest diameter of a nodule or mass; depth of a fluid or air collection."""
+    shape_seed: int
+    """Names the random shape: edges, texture, tilt."""
+    more_mm: tuple[tuple[float, float, float], ...] = ()
+    """Centres of further nodules."""
+
+    @property
+    def sides(self) -> tuple[float, ...]:
+        """-1 for the right and 1 for the left."""
+        return {"left": (1.0,), "right": (-1.0,)}.get(self.side, (-1.0, 1.0))
+
+
+def draw_concepts(rng: np.random.Generator) -> tuple[str, ...]:
+    """A correlated draw of at most four concepts."""
+    size = len(CONCEPTS)
+    covariance = np.eye(size)
+    for (one, other), value in _TOGETHER.items():
+        i, j = CONCEPTS.index(one), CONCEPTS.index(other)
+        covariance[i, j] = covariance[j, i] = value
+    latent = np.linalg.cholesky(covariance) @ rng.standard_normal(size)
+    threshold = 0.7063  # the standard normal exceeds it with probability PREVALENCE
+    order = np.argsort(-latent)[:MOST]
+    chosen = {CONCEPTS[i] for i in order if latent[i] > threshold}
+    return tuple(concept for concept in CONCEPTS if concept in chosen)
+
+
+def draw_findings(rng: np.random.Generator, anatomy: Anatomy) -> tuple[Planted, ...]:
+    """The findings of one patient, each with its place in this anatomy."""
+    concepts = draw_concepts(rng)
+    planted: list[Planted] = []
+    shaped = anatomy
+    # First what changes the shape of the chest, so that the others find their place in it.
+    for concept in ("cardiomegaly", "emphysema", "atelectasis"):
+        if concept in concepts:
+            planted.append(_draw(rng, concept, shaped))
+            shaped = reshape(anatomy, planted)
+    taken = ("cardiomegaly", "emphysema", "atelectasis")
+    planted += [_draw(rng, concept, shaped) for concept in concepts if concept not in taken]
+    return tuple(sorted(planted, key=lambda finding: CONCEPTS.index(finding.concept)))
+
+
+def reshape(anatomy: Anatomy, findings: list[Planted] | tuple[Planted, ...]) -> Anatomy:
+    """The anatomy as these findings leave it: a larger heart, a raised or flattened diaphragm."""
+    for finding in findings:
+        grade = finding.grade
+        match finding.concept:
+            case "cardiomegaly":
+                p, q, r = anatomy.heart_radii
+                grow = 1.26 + 0.24 * grade
+                z, y, x = anatomy.heart
+                anatomy = replace(
+                    anatomy,
+                    heart_radii=(p * grow, q * (1 + 0.5 * (grow - 1)), r * grow),
+                    heart=(z + 2, y, x + 5),
+                )
+            case "emphysema":
+                share = 0.55 + 0.45 * grade
+                amount = [share if side in finding.sides else 0.0 for side in (-1.0, 1.0)]
+                anatomy = replace(
+                    anatomy,
+                    emphysema=(amount[0], amount[1]),
+                    dome=_each(anatomy.dome, lambda v, i: v - 20 * amount[i]),
+                    drop=_each(anatomy.drop, lambda v, i: v * (1 - 0.72 * amount[i])),
+                )
+            case "atelectasis":
+                lift = [(8 + 12 * grade) if s in finding.sides else 0.0 for s in (-1.0, 1.0)]
+                anatomy = replace(anatomy, dome=_each(anatomy.dome, lambda v, i: v + lift[i]))
+    return anatomy
+
+
+def _each(pair: tuple[float, float], change: object) -> tuple[float, float]:
+    assert callable(change)
+    return float(change(pair[0], 0)), float(change(pair[1], 1))
+
+
+def _draw(rng: np.random.Generator, concept: str, a: Anatomy) -> Planted:
+    grade = float(rng.uniform())
+    side: Where = "left" if rng.uniform() < 0.5 else "right"
+    shape_seed = int(rng.integers(2**31))
+    severity = GRADES[SCALE_OF[concept]][min(int(grade * 3), 2)]
+    lobe: str | None = None
+    centre: tuple[float, float, float] | None = None
+    size: float | None = None
+    more: tuple[tuple[float, float, float], ...] = ()
+    match concept:
+        case "nodule" | "mass":
+            size = 13 + 15 * grade if concept == "nodule" else 32 + 23 * grade
+            centre, lobe = _place(rng, a, side, margin=size / 2 * 0.8)
+            if concept == "nodule" and rng.uniform() < 0.3:
+                more = (_place_in(rng, a, side, lobe, margin=size / 2),)
+        case "consolidation":
+            names = LOBES[side]
+            lobe = names[int(rng.integers(len(names)))]
+            centre = _place_in(rng, a, side, lobe, margin=14.0)
+            size = 55 + 40 * grade
+        case "pleural_effusion":
+            if rng.uniform() < 0.25:
+                side = "bilateral"
+            size = 42 + 78 * grade
+        case "pneumothorax":
+            size = 13 + 24 * grade
+        case "cardiomegaly":
+            side = "midline"
+        case "atelectasis":
+            names = LOBES[side]
+            lobe = names[int(rng.integers(len(names)))]
+            centre = _place_in(rng, a, side, lobe, margin=12.0)
+            size = 60 + 30 * grade
+        case "emphysema":
+            if rng.uniform() < 0.7:
+                side = "bilateral"
+    return Planted(concept, side, lobe, severity, grade, centre, size, shape_seed, more)
+
+
+def _place(
+    rng: np.random.Generator, a: Anatomy, side: Where, margin: float
+) -> tuple[tuple[float, float, float], str]:
+    """A point in one lung, any lobe equally often; its lobe."""
+    names = LOBES["left" if side == "left" else "right"]
+    lobe = names[int(rng.integers(len(names)))]
+    centre = _place_in(rng, a, side, lobe, margin)
+    return centre, lobe_at(a, 1.0 if side == "left" else -1.0, centre[0], centre[1])
+
+
+def _place_in(
+    rng: np.random.Generator, a: Anatomy, side: Where, lobe: str, margin: float
+) -> tuple[float, float, float]:
+    """A random point of a lobe, at least `margin` from its surface where it is that thick."""
+    sign = 1.0 if side == "left" else -1.0
+    count = 600
+    z = rng.uniform(-120, a.apex, count).astype(np.float32)
+    y = rng.uniform(-a.cavity_depth, a.cavity_depth, count).astype(np.float32)
+    x = (sign * rng.uniform(0, a.cavity_width, count)).astype(np.float32)
+    inner = lung_depth(a, sign, z, y, x)
+    depth: Array = np.minimum(inner, lobe_depth(a, lobe, z, y) + np.float32(0.5 * margin))
+    fits = np.flatnonzero(depth > margin)
+    chosen = int(fits[0]) if len(fits) else int(np.argmax(depth))
+    return float(z[chosen]), float(y[chosen]), float(x[chosen])
