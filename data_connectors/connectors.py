@@ -9,6 +9,7 @@ from typing import Any, Protocol, assert_never
 
 from data_connectors.config import AnySource
 from data_connectors.dicom.source import DicomSource
+from data_connectors.files import is_archive, members_of
 from data_connectors.images.source import ImagesSource
 from data_connectors.items import Item, Refused
 from data_connectors.reports.source import ReportsSource
@@ -52,9 +53,11 @@ def connector_of(source: AnySource) -> Connector:
 def files_under(path: Path) -> dict[str, tuple[int, int]]:
     """Every file of a source: relative POSIX path -> (bytes, modification time in ns).
 
-    A source that is one file holds that file, by its name. Links are listed, not followed into
-    folders.
+    A source that is one file holds that file, by its name; one that is an archive holds its
+    members. Links are listed, not followed into folders.
     """
+    if is_archive(path):
+        return members_of(path)
     if not path.is_dir():
         status = path.stat()
         return {path.name: (status.st_size, status.st_mtime_ns)}

@@ -25,8 +25,25 @@ _TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error)
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path is named like a tar archive."""
-    return path.name.lower().endswith(_TAR_SUFFIXES)
+    """Whether a path is a file named like a tar archive."""
+    return path.name.lower().endswith(_TAR_SUFFIXES) and path.is_file()
+
+
+def members_of(path: Path) -> dict[str, tuple[int, int]]:
+    """What an archive holds, under the names that `scan` gives: name -> (bytes, time in ns).
+
+    An archive that cannot be read to its end holds itself too, because that is what is refused.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    changed = path.stat().st_mtime_ns
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                if not member.isdir():
+                    found[_member_name(member)] = (member.size, changed)
+    except _TAR_ERRORS:
+        found[path.name] = (path.stat().st_size, changed)
+    return found
 
 
 def refuse(error: MedvlpError, inputs: tuple[str, ...]) -> Refused:
@@ -105,7 +122,7 @@ def fetch(root: Path, names: Collection[str]) -> Iterator[tuple[str, Handle]]:
     try:
         with tarfile.open(root, "r|*") as archive:
             for member in archive:
-                name = str(PurePosixPath(member.name))
+                name = _member_name(member)
                 if name not in wanted or not member.isfile():
                     continue
                 wanted.discard(name)
@@ -139,19 +156,18 @@ def _walk(root: Path) -> Iterator[tuple[str, Path | Refused]]:
         for file in sorted(files):
             path = here / file
             name = _name(path, root)
-            if "\\x" in name and not _is_utf8(file):
+            if not _is_utf8(name):
                 reason = "the file name is not UTF-8"
                 yield name, Refused("name-not-utf8", reason, "rename the file", (name,))
             else:
                 yield name, path
     for error in unreadable:
-        name = _name(Path(str(error.filename)), root)
         reason = f"a folder cannot be listed ({type(error).__name__})"
-        yield name, Refused("folder-unreadable", reason, "check its permissions", (name,))
+        yield "", Refused("folder-unreadable", reason, "check its permissions")
 
 
 def _name(path: Path, root: Path) -> str:
-    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+    return path.relative_to(root).as_posix()
 
 
 def _is_utf8(name: str) -> bool:
@@ -190,32 +206,40 @@ def _scan_tar(
             for member in archive:
                 if member.isdir():
                     continue
-                pure = PurePosixPath(member.name)
-                name = str(pure)
-                if pure.is_absolute() or ".." in pure.parts or not _is_utf8(name):
-                    name = name.encode("utf-8", "backslashreplace").decode()
-                    reason = "an archive member's name leaves the archive"
-                    yield Refused("archive-unsafe-name", reason, "repack it", (name,))
-                elif not member.isfile():
-                    reason = "an archive member is a link or device"
-                    yield Refused("archive-not-a-file", reason, "repack it", (name,))
-                elif name in seen:
-                    reason = "two archive members have one name"
-                    yield Refused("archive-duplicate-name", reason, "repack it", (name,))
-                elif len(seen) >= max_files:
+                name = _member_name(member)
+                if name in seen:
+                    continue  # a later member of one name replaces nothing; the first counts
+                seen.add(name)
+                if len(seen) > max_files:
                     reason = f"more than {max_files} members; the rest was not looked at"
                     yield Refused("too-many-files", reason, "raise max_files", (name,))
                     return
-                elif member.size > max_bytes:
-                    yield _too_large(member.size, max_bytes, name)
-                elif member.size == 0:
-                    yield Refused("file-empty", "the member has no bytes", "repack it", (name,))
-                else:
-                    seen.add(name)
-                    stream = archive.extractfile(member)
-                    yield name, BytesIO(stream.read() if stream else b"")
+                yield _member(archive, member, name, max_bytes)
     except _TAR_ERRORS as error:
         yield refuse(_broken(error), (path.name,))
+
+
+def _member(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, max_bytes: int
+) -> tuple[str, Handle] | Refused:
+    """One member in memory, or why it is refused."""
+    pure = PurePosixPath(member.name)
+    if pure.is_absolute() or ".." in pure.parts or not _is_utf8(member.name):
+        reason = "an archive member's name leaves the archive, or is not UTF-8"
+        return Refused("archive-unsafe-name", reason, "repack it", (name,))
+    if not member.isfile():
+        reason = "an archive member is a link or device"
+        return Refused("archive-not-a-file", reason, "repack it", (name,))
+    if member.size > max_bytes:
+        return _too_large(member.size, max_bytes, name)
+    if member.size == 0:
+        return Refused("file-empty", "the member has no bytes", "repack it", (name,))
+    stream = archive.extractfile(member)
+    return name, BytesIO(stream.read() if stream else b"")
+
+
+def _member_name(member: tarfile.TarInfo) -> str:
+    return str(PurePosixPath(member.name)).encode("utf-8", "backslashreplace").decode()
 
 
 def _too_large(size: int, limit: int, name: str) -> Refused:

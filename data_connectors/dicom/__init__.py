@@ -1,1 +1,1 @@
-"""DICOM series, images and cine loops in; volumes, images and clips out, or an explained refusal."""
+"""DICOM in; volumes, images and clips out, or a refusal that says why."""

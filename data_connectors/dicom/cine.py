@@ -91,4 +91,5 @@ def _display(frame: np.ndarray, dataset: Dataset) -> np.ndarray:
         window = (2 ** (bits - 1), 2**bits)
     low = window[0] - window[1] / 2
     scaled = (values.astype(np.float32) - low) * (255 / window[1])
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    shown: np.ndarray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return shown

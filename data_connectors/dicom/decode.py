@@ -1,7 +1,7 @@
 """Encoded pixel data -> arrays of real-world values, checked before anything is allocated.
 
-Each transfer syntax has one decoder of choice. GDCM, a C++ library that parses untrusted bytes,
-is used only where nothing else decodes: JPEG Lossless and 12-bit JPEG.
+Each transfer syntax has one decoder of choice. GDCM is used only where no other permissively
+licensed one decodes: JPEG Lossless and 12-bit JPEG.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import numpy as np
 from pydicom import uid
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
 from data_connectors.dicom.header import guarded, number, text, whole
+from data_connectors.dicom.jpeg12 import decode_jpeg12
 from medvlp.errors import InputError
 
 _PIXEL_TAGS: Final = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 
 _PLUGINS: Final[Mapping[str, str]] = {
     uid.JPEGBaseline8Bit: "pillow",
-    uid.JPEGExtended12Bit: "gdcm",
+    uid.JPEGExtended12Bit: "pillow",
     uid.JPEGLossless: "gdcm",
     uid.JPEGLosslessSV1: "gdcm",
     uid.JPEGLSLossless: "pyjpegls",
@@ -34,6 +35,11 @@ _PLUGINS: Final[Mapping[str, str]] = {
     uid.HTJ2KLosslessRPCL: "pylibjpeg",
     uid.HTJ2K: "pylibjpeg",
     uid.RLELossless: "pylibjpeg",
+}
+_JPEG12: Final = {
+    uid.JPEGExtended12Bit,
+    "1.2.840.10008.1.2.4.53",  # spectral selection, retired
+    "1.2.840.10008.1.2.4.55",  # full progression, retired
 }
 _NATIVE: Final = {
     uid.ImplicitVRLittleEndian,
@@ -101,7 +107,7 @@ def syntax_of(dataset: Dataset) -> uid.UID:
     """
     meta = getattr(dataset, "file_meta", None)
     syntax = uid.UID(text(meta, "TransferSyntaxUID") if meta is not None else "")
-    if syntax not in _PLUGINS and syntax not in _NATIVE:
+    if syntax not in _PLUGINS and syntax not in _NATIVE and syntax not in _JPEG12:
         name = syntax.name if syntax.is_transfer_syntax else "none or a private one"
         raise InputError(
             "no decoder for this transfer syntax", code="dicom-not-decodable", got=name,
@@ -135,12 +141,13 @@ def stored_frame(dataset: Dataset, index: int) -> np.ndarray:
 
     def decode() -> np.ndarray:
         syntax = syntax_of(dataset)
-        plugin = _PLUGINS.get(syntax, "")
-        if syntax == uid.JPEGExtended12Bit and whole(dataset, "BitsStored") == 8:
-            plugin = "pillow"
         try:
-            array, meta = get_decoder(syntax).as_array(dataset, index=index, decoding_plugin=plugin)
-        except MemoryError:
+            if syntax in _JPEG12 and whole(dataset, "BitsStored") > 8:
+                return decode_jpeg12(dataset, index)
+            array, meta = get_decoder(syntax).as_array(
+                dataset, index=index, decoding_plugin=_PLUGINS.get(syntax, "")
+            )
+        except (MemoryError, InputError):
             raise
         except Exception as error:  # decoders raise nearly every built-in type on broken input
             raise InputError(
@@ -193,10 +200,7 @@ def rescale(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
             values *= int(slope)
             values += int(intercept)
             return values.astype(np.int16)
-    values = stored.astype(np.float64)
-    values *= slope
-    values += intercept
-    return values.astype(np.float32)
+    return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
 
 
 def real_values(stored: np.ndarray, dataset: Dataset) -> np.ndarray:

@@ -6,7 +6,7 @@ Attribute names are those of DICOM PS3.6; nothing here touches pixel data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import pydicom
@@ -123,10 +123,6 @@ class Header:
     def localiser(self) -> bool:
         """Whether it is a scout image, which shares series with slices on some scanners."""
         return "LOCALIZER" in self.image_type
-
-    def renamed(self, name: str) -> Header:
-        """The same header under another input name."""
-        return replace(self, name=name)
 
 
 def read_header(handle: Handle, name: str) -> Header:

@@ -31,17 +31,18 @@ def read_image(dataset: Dataset) -> Stored:
     if stored.ndim == 3:
         return store_colour(to_8_bit(stored, dataset))
     mask = padding_mask(stored, dataset)
-    values, window = grey_values(stored, dataset), windows(dataset)
+    values, window = real_values(stored, dataset), windows(dataset)
     if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
         values, window = invert(values, window, dataset)
     values = fill_padding(values, mask, "raw")
-    spacing = numbers(dataset, "PixelSpacing", 2) or numbers(dataset, "ImagerPixelSpacing", 2)
+    spacing = _spacing(dataset, "PixelSpacing") or _spacing(dataset, "ImagerPixelSpacing")
     return store_grey(values, window, spacing)
 
 
-def grey_values(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Real values of a grey frame: int16 or float32."""
-    return real_values(stored, dataset)
+def _spacing(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
+    """(between rows, between columns) in millimetres, or None where missing or not positive."""
+    found = numbers(dataset, keyword, 2)
+    return found if found is not None and min(found) > 0 else None
 
 
 def invert(

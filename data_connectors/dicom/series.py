@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -69,10 +70,9 @@ def read_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[Assembl
     Yields:
         At most one volume; every name is in the inputs of exactly one yielded thing.
     """
-    slots, refused = _read_headers(source, names)
-    alone = len(slots) == 1 and not refused
+    slots, refused, places = _read_headers(source, names)
     try:
-        built = _assemble(source, slots, alone, refused)
+        built = _assemble(source, slots, places == 1, refused)
     except InputError as error:
         yield from refused
         spent = tuple(sorted(name for slot in slots for name in slot.names))
@@ -93,28 +93,38 @@ def read_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[Assembl
     yield Assembled(kind, stored, first.header, first.identity, inputs)
 
 
-def _read_headers(source: DicomSource, names: tuple[str, ...]) -> tuple[list[_Slot], list[Refused]]:
-    """One slot a place, in a stable order; files without a usable header are refused."""
+class _Slots(NamedTuple):
+    slots: list[_Slot]
+    """One a place, in a stable order."""
+    refused: list[Refused]
+    places: int
+    """How many places the files stand for, broken ones included."""
+
+
+def _read_headers(source: DicomSource, names: tuple[str, ...]) -> _Slots:
+    """The places of a series; files that cannot be used are refused."""
     slots: dict[object, _Slot] = {}
+    places: set[object] = set()
     refused = []
     for name, handle in fetch(source.path, names):
+        place: object = name
         try:
-            slot = _slot(read_dataset(handle), name, source)
+            dataset = read_dataset(handle)
+            header = guarded(partial(parse_header, dataset, name))
+            if header.sop_uid and header.plane:
+                place = (header.sop_uid, header.plane)
+            slot = _slot(dataset, header, source)
+            slots.setdefault(place, slot).names.append(name)
         except InputError as error:
             refused.append(refuse(error, (name,)))
-            continue
-        header = slot.header
-        known = header.sop_uid and header.plane
-        place = (header.sop_uid, header.plane) if known else name
-        slots.setdefault(place, slot).names.append(name)
+        places.add(place)
     for slot in slots.values():
         slot.names.sort()
-    return sorted(slots.values(), key=lambda slot: slot.names), refused
+    return _Slots(sorted(slots.values(), key=lambda slot: slot.names), refused, len(places))
 
 
-def _slot(dataset: Dataset, name: str, source: DicomSource) -> _Slot:
+def _slot(dataset: Dataset, header: Header, source: DicomSource) -> _Slot:
     check_pixels(dataset, max_bytes=source.max_bytes, max_frames=source.max_frames)
-    header = guarded(lambda: parse_header(dataset, name))
     hounsfield = header.modality == "CT" and is_hounsfield(dataset)
     return _Slot(
         header=header,
@@ -164,7 +174,7 @@ def _grid(source: DicomSource, slots: list[_Slot], alone: bool) -> Grid:
         GeometryError: They form none.
     """
     if not slots:
-        raise GeometryError("no slice of the series can be used", code="series-empty")
+        raise GeometryError("no slice of the series is left", code="series-empty")
     _check_uniform(slots)
     header = slots[0].header
     if alone:

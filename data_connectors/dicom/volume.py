@@ -37,7 +37,8 @@ class VolumeBuilder:
 
     def get(self, index: int) -> np.ndarray:
         """The slice that was put there."""
-        return self._frame.view(self._array)[index]
+        values: np.ndarray = self._frame.view(self._array)[index]
+        return values
 
     def finish(self, unit: Unit, window: tuple[float, float] | None) -> Volume:
         """The volume."""
