@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -36,6 +37,8 @@ HOLD_S = 1.0
 """A damaged picture is replaced by the one before it, as a player would, for at most this long."""
 _SKIPPABLE = frozenset({"h264", "mpeg2video"})
 """Codecs for which skipping non-reference pictures was checked to be bit-exact."""
+_UNTIMED = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo"})
+"""Containers that store no presentation times; what FFmpeg reports instead is the coding order."""
 _AGAIN = "export the recording again"
 
 
@@ -48,7 +51,9 @@ class Media:
     width: int
     height: int
     frames: int
-    """Pictures in the file, counted."""
+    """Pictures in the file, counted by their times."""
+    clashes: int
+    """Further pictures, whose time another one claims; they are not shown."""
     duration_s: float
     """End of the last picture, on the media clock."""
     declared_s: float | None
@@ -80,6 +85,8 @@ class Clock:
     """Seconds a tick."""
     zero: Fraction
     """The media clock's 0, in ticks of the container's timestamps."""
+    by_order: bool = False
+    """The container has no presentation times (AVI): the k-th picture takes the k-th time."""
 
     @property
     def times_s(self) -> np.ndarray:
@@ -113,15 +120,19 @@ def open_clock(path: Path) -> Clock:
     """Index the presentation times of a video file by reading its packets once.
 
     Raises:
-        InputError: `video-empty`, `video-truncated`, `video-not-decodable`, `video-no-stream`.
+        InputError: `video-empty`, `video-truncated`, `video-not-decodable`, `video-no-stream`,
+            `video-untimed`.
     """
     if path.stat().st_size == 0:
         raise InputError("the video file has no bytes", code="video-empty", next_step=_AGAIN)
     try:
-        pts, end = _packet_times(path) or _frame_times(path)
-        if not pts:
+        times = _packet_times(path)
+        by_order = False
+        if times is None:
+            times, by_order = _coded_times(path)
+        if not times[0]:
             raise InputError("the video has no pictures", code="video-empty", next_step=_AGAIN)
-        return _clock(path, np.unique(np.array(pts, np.int64)), end)
+        return _clock(path, *times, by_order=by_order)
     except av.error.FFmpegError as error:
         raise InputError(
             "the video cannot be read",
@@ -160,7 +171,8 @@ def clock_frames(
     wanted = clock.grid(fps)
     ticks = [tick for _, tick in wanted]
     done = 0
-    for skip in (True, False) if clock.media.codec in _SKIPPABLE else (False,):
+    may_skip = clock.media.codec in _SKIPPABLE and not clock.by_order
+    for skip in (True, False) if may_skip else (False,):
         for index, shown in enumerate(_shown(clock, ticks, skip=skip)):
             if skip and (shown is None or shown[0] != ticks[index]):
                 break  # what was skipped cannot be told from what is damaged: decode everything
@@ -199,7 +211,8 @@ def _shown(
     hold = int(HOLD_S / clock.time_base)
     held: tuple[int, VideoFrame] | None = None
     index = 0
-    for tick, frame in decode(clock.path, frozenset(ticks) if skip else None):
+    for place, (own, frame) in enumerate(decode(clock.path, frozenset(ticks) if skip else None)):
+        tick = int(clock.pts[place]) if clock.by_order else own
         if held is not None and tick <= held[0]:
             continue  # a damaged stream that jumps back
         while index < len(ticks) and ticks[index] < tick:
@@ -213,10 +226,12 @@ def _shown(
 
 
 def _packet_times(path: Path) -> tuple[list[int], int] | None:
-    """Presentation ticks from the packets and the end; None if some packets are untimed."""
+    """Presentation ticks from the packets and the end; None where packets are untimed."""
     pts: list[int] = []
     end = 0
     with open_video(path) as container:
+        if container.format.name in _UNTIMED:
+            return None
         for packet in packets(container, video_stream(container)):
             if packet.is_discard:
                 continue  # cut away by an edit list
@@ -227,17 +242,39 @@ def _packet_times(path: Path) -> tuple[list[int], int] | None:
     return pts, end
 
 
-def _frame_times(path: Path) -> tuple[list[int], int]:
-    """Presentation ticks by decoding everything: for containers without them (AVI, raw)."""
-    pts: list[int] = []
+def _coded_times(path: Path) -> tuple[tuple[list[int], int], bool]:
+    """Decoding ticks of a container without presentation times (AVI), and how to use them.
+
+    Where the pictures come in the order they were coded in, each is shown at its own tick. Where
+    they are reordered, the k-th to be shown takes the k-th tick, as such containers have a
+    constant rate; that needs every picture to be there.
+
+    Raises:
+        InputError: `video-untimed`.
+    """
+    ticks: list[int] = []
     end = 0
-    for tick, frame in decode(path):
-        pts.append(tick)
-        end = max(end, tick + (frame.duration or 0))
-    return pts, end
+    with open_video(path) as container:
+        for packet in packets(container, video_stream(container)):
+            tick = packet.dts if packet.pts is None else packet.pts
+            if tick is not None:
+                ticks.append(tick)
+                end = max(end, tick + (packet.duration or 0))
+    shown = [tick for tick, _ in decode(path)]
+    if all(a < b for a, b in pairwise(shown)):
+        return (shown, end), False
+    if len(shown) == len(ticks):
+        return (sorted(ticks), end), True
+    raise InputError(
+        "the container has no presentation times and pictures are missing",
+        code="video-untimed",
+        got=f"{len(shown)} of {len(ticks)} pictures",
+        next_step="re-encode it as MP4 or Matroska",
+    )
 
 
-def _clock(path: Path, pts: np.ndarray, end: int) -> Clock:
+def _clock(path: Path, ticks: list[int], end: int, *, by_order: bool) -> Clock:
+    pts = np.unique(np.array(ticks, np.int64))
     gaps = np.diff(pts)
     if end <= pts[-1]:  # the last picture has no duration: as long as the usual one
         end = int(pts[-1]) + (int(np.median(gaps)) if len(gaps) else 1)
@@ -264,6 +301,7 @@ def _clock(path: Path, pts: np.ndarray, end: int) -> Clock:
             width=first[1].width,
             height=first[1].height,
             frames=len(pts),
+            clashes=len(ticks) - len(pts),
             duration_s=float((end - zero) * base),
             declared_s=declared_s(container, stream),
             start_s=float(zero * base),
@@ -274,4 +312,4 @@ def _clock(path: Path, pts: np.ndarray, end: int) -> Clock:
             rotation=first[1].rotation,
             pixel_aspect=float(stream.sample_aspect_ratio or 1),
         )
-    return Clock(path, media, pts, end, base, zero)
+    return Clock(path, media, pts, end, base, zero, by_order)

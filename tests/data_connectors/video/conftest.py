@@ -12,7 +12,6 @@ import pytest
 
 BITS = 10
 WIDTH, HEIGHT = 16 * BITS, 64
-TICK = Fraction(1, 1000)
 
 
 def bar_code(number: int) -> np.ndarray:
@@ -38,18 +37,20 @@ def write_video(
     gop: int = 25,
     sound_s: tuple[float, float] | None = None,
     options: dict[str, str] | None = None,
+    x264: str = "",
+    tick: Fraction = Fraction(1, 1000),
 ) -> Path:
     """Picture number k is shown from times_s[k]; sound, if any, from sound_s[0] to sound_s[1]."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height = WIDTH, HEIGHT
         stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 25) if codec == "mpeg2video" else TICK
+        stream.codec_context.time_base = Fraction(1, 25) if codec == "mpeg2video" else tick
         if codec != "gif":
             stream.codec_context.gop_size = gop
             stream.codec_context.max_b_frames = b_frames
         if codec == "libx264":
-            stream.options = {"preset": "veryfast", "crf": "18"}
+            stream.options = {"preset": "veryfast", "crf": "18", "x264-params": x264}
         sound = container.add_stream("aac", rate=16000) if sound_s else None
         for number, time_s in enumerate(times_s):
             frame = av.VideoFrame.from_ndarray(bar_code(number), format="rgb24")

@@ -4,6 +4,7 @@ import csv
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -42,6 +43,10 @@ def expected(times_s: Sequence[float], t: float) -> int:
         ("uneven.webm", uneven(80), {"codec": "libvpx-vp9"}),
         ("even.ts", EVEN, {}),
         ("even.avi", EVEN, {"codec": "mpeg4", "b_frames": 0}),
+        ("reordered.avi", EVEN, {"tick": Fraction(1, 25)}),
+        ("fragments.mp4", EVEN, {"options": {"movflags": "frag_keyframe+empty_moov"}}),
+        ("interlaced.ts", EVEN, {"x264": "interlaced=1", "tick": Fraction(1, 25)}),
+        ("open_gop.mkv", EVEN, {"x264": "open-gop=1:b-pyramid=normal:bframes=5"}),
         ("even.mpg", EVEN, {"codec": "mpeg2video"}),
     ],
 )
