@@ -49,7 +49,7 @@ def colour(index: int) -> str:
 def roc_figure(labels: Sequence[LabelView], names: Sequence[str]) -> str:
     """ROC curves of all labels."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.4, 4.3), layout="constrained")
+        figure = Figure(figsize=(5.9, 3.9), layout="constrained")
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--", label="chance")
         for index, (label, name) in enumerate(zip(labels, names, strict=True)):
@@ -57,18 +57,21 @@ def roc_figure(labels: Sequence[LabelView], names: Sequence[str]) -> str:
                 style = "-" if index < 8 else "-."
                 axes.plot(*label.roc, color=colour(index), lw=1.6, ls=style,
                           label=f"{name}  {label.auc['value']:.2f}")  # fmt: skip
-        axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.005))
+        axes.set(
+            xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01)
+        )
         axes.set_aspect("equal")
         axes.grid(color=GRID)
-        axes.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.02, 0.5),
-                    title="AUC", alignment="left")  # fmt: skip
+        figure.legend(
+            frameon=False, fontsize=8, loc="outside right center", title="AUC", alignment="left"
+        )
         return svg(figure)
 
 
 def interval_figure(rows: Sequence[tuple[str, dict[str, Any]]], chance: float | None) -> str:
     """Values with intervals, one row a label, the untrained model beside each."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 0.9 + 0.34 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(5.0, 0.9 + 0.32 * len(rows)), layout="constrained")
         axes = figure.subplots()
         for index, (_, result) in enumerate(reversed(rows)):
             rival = result["baselines"].get("untrained")
@@ -78,7 +81,8 @@ def interval_figure(rows: Sequence[tuple[str, dict[str, Any]]], chance: float | 
         if chance is not None:
             axes.axvline(chance, color=COLOURS[1], lw=1, ls="--", label="chance")
         axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
-        axes.set_xlim(0, 1)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(axis="x", color=GRID)
         axes.tick_params(axis="y", length=0)
         figure.legend(frameon=False, fontsize=7.5, ncols=3, loc="outside lower center")
@@ -103,7 +107,7 @@ def reliability_figure(mean: Floats, rate: Floats, count: npt.NDArray[np.int64])
         used = count > 0
         upper.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
         upper.plot(mean[used], rate[used], "o-", color=COLOURS[0], lw=1.4, ms=4)
-        upper.set(ylabel="observed rate", xlim=(0, 1), ylim=(0, 1))
+        upper.set(ylabel="observed rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         upper.grid(color=GRID)
         edges = np.linspace(0, 1, len(count) + 1)
         lower.bar(edges[:-1], count, width=np.diff(edges), align="edge", color="#bcd0e5",
@@ -177,8 +181,10 @@ def heat_figure(picture: Picture) -> str:
     with matplotlib.rc_context(_STYLE):
         grey = display(picture)
         volume = len(picture.slice_weights) > 1
-        figure = Figure(figsize=(6.4, 3.3 if not volume else 4.5), layout="constrained")
-        spec = figure.add_gridspec(2 if volume else 1, 2, height_ratios=(3, 1) if volume else None)
+        high = min(3.2 * grey.shape[0] / grey.shape[1], 4.2)
+        figure = Figure(figsize=(6.4, high + 1.25 * volume), layout="constrained")
+        ratios = (high, 1.1) if volume else None
+        spec = figure.add_gridspec(2 if volume else 1, 2, height_ratios=ratios)
         plain, hot = figure.add_subplot(spec[0, 0]), figure.add_subplot(spec[0, 1])
         for axes in (plain, hot):
             axes.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

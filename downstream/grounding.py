@@ -97,10 +97,11 @@ def run_grounding(task: GroundingTask, context: Context) -> Outcome:
     shown = _shown(samples, context.config.examples)
     cases: list[_Case] = []
     pictures: list[Picture] = []
-    for sample in progress(samples, f"{task.name}: pointing"):
+    for number, sample in enumerate(progress(samples, f"{task.name}: pointing")):
         new, drawn = _point(task, context, sample, concepts, directions, priors)
         cases += new
-        pictures += drawn[:1] if sample.key in shown else []
+        if sample.key in shown and drawn:
+            pictures.append(drawn[number % len(drawn)])
     resamples = resample(
         [case.sample.patient for case in cases],
         n=context.config.bootstrap,

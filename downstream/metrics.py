@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -33,7 +34,10 @@ def auc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float:
 
 
 def weighted_auc(scores: npt.NDArray[Any], truth: Bools, weights: npt.NDArray[np.int32]) -> Floats:
-    """AUC of every resample: one sort, then running sums of the weights (Mann-Whitney).
+    """AUC of every resample: Mann-Whitney with weights, sorted once for all resamples.
+
+    The distinct scores of the rarer class cut the other class into slots (between two of them, or
+    tied with one); summing weights by slot leaves little to do for each resample.
 
     Args:
         scores: [n].
@@ -43,24 +47,27 @@ def weighted_auc(scores: npt.NDArray[Any], truth: Bools, weights: npt.NDArray[np
     Returns:
         [r], nan where one of the two classes has no weight.
     """
-    order, starts = _tie_groups(scores)
-    sorted_weights, positive = weights[order], truth[order]
-    negatives = np.where(positive[:, None], 0, sorted_weights)
-    below = np.cumsum(negatives, axis=0, dtype=np.int64)
-    # The negatives up to the end of a tie group, and up to its start: their mean is "below, plus
-    # half of the ties". Only the rows of positives enter the sum.
-    ends = np.append(starts[1:], len(order)) - 1
-    group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(order))))
-    rows = np.flatnonzero(positive)
-    own = sorted_weights[rows].astype(np.float64)
-    upto_end = below[ends[group[rows]]].astype(np.float64)
-    first = starts[group[rows]]
-    upto_start = np.where((first > 0)[:, None], below[np.maximum(first - 1, 0)], 0)
-    total_negative = below[-1].astype(np.float64) if len(order) else np.zeros(weights.shape[1])
-    wins = np.einsum("nr,nr->r", own, upto_end + upto_start) / 2
+    few = truth if 2 * int(truth.sum()) <= len(truth) else ~truth
+    pivots, own = np.unique(scores[few], return_inverse=True)
+    others = scores[~few]
+    left = np.searchsorted(pivots, others, side="left")
+    # Slot 2 j: below pivot j (and above the one before); slot 2 j + 1: tied with pivot j.
+    slot = left + np.searchsorted(pivots, others, side="right")
+    rest = _sum_by(slot, 2 * len(pivots) + 1, weights[~few])
+    mine = _sum_by(own, len(pivots), weights[few])
+    below = np.cumsum(rest, axis=0)[:-1:2]
+    wins = np.einsum("gr,gr->r", mine, below + rest[1::2] / 2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        area: Floats = wins / (own.sum(axis=0) * total_negative)
-    return area
+        area: Floats = wins / (mine.sum(axis=0) * rest.sum(axis=0))
+    return area if few is truth else 1 - area
+
+
+def _sum_by(place: npt.NDArray[np.intp], places: int, weights: npt.NDArray[np.int32]) -> Floats:
+    """Sums [places, r] of the rows of weights [n, r] that go to the same place."""
+    rows = np.arange(len(place))
+    ones = np.ones(len(place), dtype=np.int32)
+    gather = csr_array((ones, (place, rows)), shape=(places, len(place)))
+    return np.asarray(gather @ weights, dtype=np.float64)
 
 
 def average_precision(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float:
@@ -78,18 +85,15 @@ def weighted_average_precision(
     scores: npt.NDArray[Any], truth: Bools, weights: npt.NDArray[np.int32]
 ) -> Floats:
     """Average precision of every resample; arguments as in `weighted_auc`, [r]."""
-    order, starts = _tie_groups(-np.asarray(scores, dtype=np.float64))
-    if not len(order):
-        return np.full(weights.shape[1], np.nan)
-    ends = np.append(starts[1:], len(order)) - 1
-    sorted_weights = weights[order]
-    called = np.cumsum(sorted_weights, axis=0, dtype=np.int64)[ends]
-    right = np.cumsum(np.where(truth[order][:, None], sorted_weights, 0), axis=0, dtype=np.int64)
-    right = right[ends]
-    step = np.diff(right, axis=0, prepend=0)
+    pivots, own = np.unique(scores[truth], return_inverse=True)
+    reached = np.searchsorted(pivots, scores, side="right")
+    # Row j: everything that reaches the j-th distinct score of a positive. Recall steps only there.
+    called = np.cumsum(_sum_by(reached, len(pivots) + 1, weights)[::-1], axis=0)[:-1][::-1]
+    step = _sum_by(own, len(pivots), weights[truth])
+    right = np.cumsum(step[::-1], axis=0)[::-1]
     with np.errstate(invalid="ignore", divide="ignore"):
         precision = np.where(called > 0, right / called, 0.0)
-        area: Floats = (step * precision).sum(axis=0) / right[-1]
+        area: Floats = (step * precision).sum(axis=0) / step.sum(axis=0)
     return area
 
 

@@ -90,14 +90,17 @@ def _resolve(table: Path, dataset: SampleStore) -> Path:
 
 
 def _named_by(dataset: SampleStore, task: PhaseTask) -> tuple[PhasePrompt, ...]:
-    """Every phase that a clip of the asked sources is labelled with, by id; names from the ids."""
-    ids = {
-        phase
-        for sample in dataset.samples
-        if (not task.where.provenance or sample.provenance in task.where.provenance)
-        and (phase := phase_of(sample)) not in (None, OUT_OF_BODY)
-    }
-    return tuple(PhasePrompt(id=i, name=" ".join(i.replace("_", " ").split())) for i in sorted(ids))
+    """Every phase that a clip of the asked sources is labelled with; names from the ids.
+
+    In the order in which they begin, on average: the order only arranges tables and colours.
+    """
+    starts: dict[str, list[float]] = {}
+    for sample in dataset.samples:
+        phase = phase_of(sample)
+        if phase not in (None, OUT_OF_BODY) and _asked(sample, task):
+            starts.setdefault(phase, []).append(sample.geometry.start_s or 0.0)
+    order = sorted(starts, key=lambda phase: (sum(starts[phase]) / len(starts[phase]), phase))
+    return tuple(PhasePrompt(id=i, name=" ".join(i.replace("_", " ").split())) for i in order)
 
 
 def _texts(task: PhaseTask, phase: PhasePrompt) -> tuple[str, ...]:

@@ -141,7 +141,8 @@ def _truth(task: ZeroShotTask, context: Context) -> tuple[Truth, list[str]]:
         missing = [label for label, defined in zip(labels, both, strict=True) if not defined]
         notes.append(f"Undefined, for want of both classes in this split: {', '.join(missing)}.")
     if left := len(samples) - len(truth.samples):
-        notes.append(f"{left} samples take no part: nothing says what is true of them.")
+        why = "they have no label" + " or several classes" * (task.mode == "multiclass")
+        notes.append(f"{left} samples take no part: {why}.")
     return truth, notes
 
 

@@ -1,7 +1,7 @@
 """A small hospital in memory and a hand-made encoder whose behaviour is known exactly.
 
-The encoder sees brightness and colour: `nodule` is a bright square, `pleural_effusion` a dark one, a
-phase is a colour. Texts are keywords; a negation turns the vector round.
+The encoder sees brightness and colour: `nodule` is a bright square, `pleural_effusion` a dark
+one, a phase is a colour. Texts are keywords; a negation turns the vector round.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class FakeEncoder:
             features = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
         weights = features[..., :2].sum(-1).amax((1, 2)) + 1e-3
         return FakeGrounding(
-            self.visuals([visual])[0], functional.normalize(features, dim=-1), weights / weights.sum()
+            self.visuals([visual])[0],
+            functional.normalize(features, dim=-1),
+            weights / weights.sum(),
         )
 
 
