@@ -154,7 +154,7 @@ class _Assembly:
         item = visual.item
         patient = self.names.patient(item.identity.patient)
         texts = self._clean_texts(item.identity, item.texts)
-        findings = item.findings or _of_texts(texts)
+        findings = _union(item.findings, _of_texts(texts))
         for rank, report in enumerate(links.of_visual.get(number, ())):
             clean, stated = self.clean[report]
             texts += report_texts(clean, self.reports[report].source)

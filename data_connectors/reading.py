@@ -10,7 +10,7 @@ from typing import Any
 
 from data_connectors.connectors import connector_of
 from data_connectors.deid.pseudonyms import Pseudonyms
-from data_connectors.items import Item, Payload, Refused, ReportItem, VisualItem
+from data_connectors.items import Identity, Item, Payload, Refused, ReportItem, VisualItem
 from data_connectors.records import Stored, UnitRecord, to_json
 from data_connectors.source import Unit
 from data_connectors.writer import tar_payload
@@ -42,13 +42,16 @@ def read_unit(task: Task) -> str:
             claimed.update(item.inputs)
             if isinstance(item, Refused):
                 refused.append(item)
-            elif not item.identity.patient.strip():
+                continue
+            if not item.identity.patient.strip():
                 refused.append(_nameless(item))
-            elif isinstance(item, ReportItem):
-                reports.append(item)
+                continue
+            identity = in_domain(item.identity, task.source.domain)
+            if isinstance(item, ReportItem):
+                reports.append(replace(item, identity=identity))
             else:
                 try:
-                    visuals.append(_spooled(item, task.names, spool))
+                    visuals.append(_spooled(replace(item, identity=identity), task.names, spool))
                 except InputError as error:
                     refused.append(_refusal(error, item.inputs))
     rest = tuple(name for name in task.unit.inputs if name not in claimed)
@@ -58,6 +61,14 @@ def read_unit(task: Task) -> str:
             "look at the other inputs of the same folder in the quarantine list", rest,
         ))  # fmt: skip
     return to_json(UnitRecord(tuple(visuals), tuple(reports), tuple(refused)))
+
+
+def in_domain(identity: Identity, domain: str) -> Identity:
+    """The identity with a patient that no other domain has; the raw identifier becomes phi."""
+    if not domain:
+        return identity
+    patient = f"{domain}\x1f{identity.patient.strip()}"
+    return replace(identity, patient=patient, phi=(*identity.phi, identity.patient))
 
 
 def lost(unit: Unit, why: str) -> str:

@@ -28,6 +28,9 @@ class Source(Config):
     path: Path
     """Folder or file; a relative path is relative to the config file."""
     licence: str = ""
+    domain: str = Field(default="", pattern=r"^[A-Za-z0-9_.\-]*$")
+    """Who gave out the patient identifiers. Sources of one domain share patients (images, reports
+    and videos of one hospital); collections that number their patients 1, 2, 3 each need one."""
 
 
 @dataclass(frozen=True, slots=True)
