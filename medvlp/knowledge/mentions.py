@@ -66,6 +66,8 @@ def _statement(subject: Hit, predicate: Hit) -> list[Mention]:
     concept = statement.states.get(entry.phrase)
     if concept is not None:
         return [Mention("concept", (concept,), first, last, anchor)]
+    if entry.borderline and statement.denies:
+        return [Mention("concept", statement.denies[:1], first, last, anchor)]
     if (entry.normal or entry.doubtful) and statement.denies:
         return [Mention("denied", statement.denies, first, last, anchor, doubtful=entry.doubtful)]
     return []

@@ -35,6 +35,7 @@ class Places:
         self._norms = tokens.norms
         self._hits = [hit for hit in hits if _modifies(hit)]
         self._all = hits
+        self._named = [mention for mention in mentions if mention.kind == "concept"]
         self._blocked = [token in (",", ";", ":", "(", ")") for token in tokens.norms]
         self._stop = [token == ";" for token in tokens.norms]
         for hit in hits:
@@ -54,6 +55,14 @@ class Places:
 
     def of(self, mention: Mention) -> Place:
         """The place of one mention."""
+        place = self._stated(mention)
+        source = None if place.side or place.anatomy else self._explained(mention)
+        if source is None:
+            return place
+        other = self._stated(source)
+        return Place(other.side, other.anatomy, place.severity)
+
+    def _stated(self, mention: Mention) -> Place:
         span = (mention.first, mention.last)
         owned = [hit for hit in self._hits if self._owner.get(hit.first) == span]
         free = [hit for hit in self._hits if hit.first not in self._owner]
@@ -65,6 +74,18 @@ class Places:
             or _first(ahead, lambda hit: hit.entry.anatomy),
             severity=_first(owned, lambda hit: hit.entry.severity),
         )
+
+    def _explained(self, mention: Mention) -> Mention | None:
+        """The mention that this one explains: "right basal opacity, possibly pneumonia"."""
+        earlier = [other for other in self._named if other.last <= mention.first]
+        if not earlier:
+            return None
+        nearest = max(earlier, key=lambda other: other.last)
+        gap = [hit for hit in self._all if nearest.last <= hit.first < mention.first]
+        if any(hit.entry.terminates or hit.entry.deny_before for hit in gap):
+            return None
+        linked = any(hit.entry.links or hit.entry.doubt_before for hit in gap)
+        return nearest if linked and ";" not in self._norms[nearest.last : mention.first] else None
 
     def _own(self, hit: Hit, span: tuple[int, int]) -> bool:
         """Whether a modifier lies inside a mention or in the noun phrase right before it."""

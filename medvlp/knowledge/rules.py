@@ -45,6 +45,7 @@ class Entry:
     predicate: bool = False
     normal: bool = False
     doubtful: bool = False
+    borderline: bool = False
     deny_before: float = 0.0
     """Certainty; 0 where the phrase is no such trigger. So for the next three."""
     deny_after: float = 0.0
@@ -52,6 +53,9 @@ class Entry:
     doubt_after: float = 0.0
     ignore: bool = False
     terminates: bool = False
+    links: bool = False
+    change: bool = False
+    change_adjective: bool = False
     opens: bool = False
     barrier: bool = False
     verb: bool = False
@@ -170,6 +174,9 @@ def _add_triggers(lexicon: Lexicon, tree: Mapping[str, Any]) -> None:
         lexicon.entry(phrase).ignore = True
     for flag, key in (
         ("terminates", "terminates"),
+        ("links", "links"),
+        ("change", "changes"),
+        ("change_adjective", "change_adjectives"),
         ("opens", "opens"),
         ("barrier", "barriers"),
         ("verb", "verbs"),
@@ -205,8 +212,8 @@ def _add_statements(
         for phrases in row["states"].values():
             for phrase in phrases:
                 lexicon.entry(phrase).predicate = True
-    for flag, key in (("normal", "normal_predicates"), ("doubtful", "doubtful_predicates")):
-        for phrase in tree[key]:
+    for flag in ("normal", "doubtful", "borderline"):
+        for phrase in tree[f"{flag}_predicates"]:
             entry = lexicon.entry(phrase)
             entry.predicate = True
             setattr(entry, flag, True)

@@ -43,16 +43,19 @@ class Scope:
         self._starts = {hit.first: hit for hit in hits}
         self._hard = [token in _HARD for token in tokens.norms]
         self._verb = [False] * len(tokens.norms)
-        for hit in hits:
-            if hit.entry.terminates:
+        for at, hit in enumerate(hits):
+            # "may be due to" carries its doubt over; "no effusion due to" ends its denial.
+            carried = at > 0 and hits[at - 1].entry.doubt_before and hits[at - 1].last == hit.first
+            if hit.entry.terminates or (hit.entry.links and not carried):
                 self._hard[hit.first] = True
             if hit.entry.verb:
                 self._verb[hit.first] = True
         self._mentions = sorted(mentions)
         self._before = [
             hit
-            for hit in hits
-            if hit.entry.deny_before or hit.entry.doubt_before or hit.entry.ignore
+            for at, hit in enumerate(hits)
+            if (hit.entry.deny_before or hit.entry.doubt_before or hit.entry.ignore)
+            and not _denies_change(hits, at)
         ]
         self._after = [hit for hit in hits if hit.entry.deny_after or hit.entry.doubt_after]
         self._colons = {at for at, token in enumerate(tokens.norms) if token == ":"}
@@ -94,7 +97,8 @@ class Scope:
 
     def _reaches(self, hit: Hit, first: int) -> bool:
         """Whether a leading trigger reaches forward to a mention."""
-        soft = not (hit.entry.deny_before or hit.entry.ignore)
+        listing = "include" in hit.entry.phrase or "differential" in hit.entry.phrase
+        soft = not (hit.entry.deny_before or hit.entry.ignore or listing)
         complete = mentioned = False
         at = hit.last
         while at < first:
@@ -183,3 +187,15 @@ class Scope:
 
     def _inside_mention(self, at: int) -> bool:
         return any(span[0] <= at < span[1] for span in self._mentions)
+
+
+def _denies_change(hits: Sequence[Hit], at: int) -> bool:
+    """Whether what follows a denial is a change, not a finding: "no significant change in"."""
+    end = hits[at].last
+    for hit in hits[at + 1 :]:
+        if hit.first != end or not (hit.entry.change or hit.entry.change_adjective):
+            return False
+        if hit.entry.change:
+            return True
+        end = hit.last
+    return False
