@@ -128,23 +128,26 @@ def reshape(anatomy: Anatomy, findings: list[Planted] | tuple[Planted, ...]) -> 
                     heart=(z + 2, y, x + 5),
                 )
             case "emphysema":
-                share = 0.55 + 0.45 * grade
-                amount = [share if side in finding.sides else 0.0 for side in (-1.0, 1.0)]
+                amount = _per_side(finding, 0.55 + 0.45 * grade)
                 anatomy = replace(
                     anatomy,
-                    emphysema=(amount[0], amount[1]),
-                    dome=_each(anatomy.dome, lambda v, i: v - 20 * amount[i]),
-                    drop=_each(anatomy.drop, lambda v, i: v * (1 - 0.72 * amount[i])),
+                    emphysema=amount,
+                    dome=(anatomy.dome[0] - 20 * amount[0], anatomy.dome[1] - 20 * amount[1]),
+                    drop=(
+                        anatomy.drop[0] * (1 - 0.72 * amount[0]),
+                        anatomy.drop[1] * (1 - 0.72 * amount[1]),
+                    ),
                 )
             case "atelectasis":
-                lift = [(8 + 12 * grade) if s in finding.sides else 0.0 for s in (-1.0, 1.0)]
-                anatomy = replace(anatomy, dome=_each(anatomy.dome, lambda v, i: v + lift[i]))
+                lift = _per_side(finding, 8 + 12 * grade)
+                dome = (anatomy.dome[0] + lift[0], anatomy.dome[1] + lift[1])
+                anatomy = replace(anatomy, dome=dome)
     return anatomy
 
 
-def _each(pair: tuple[float, float], change: object) -> tuple[float, float]:
-    assert callable(change)
-    return float(change(pair[0], 0)), float(change(pair[1], 1))
+def _per_side(finding: Planted, value: float) -> tuple[float, float]:
+    """The value right and left, 0 on a side that the finding leaves alone."""
+    return (value if -1.0 in finding.sides else 0.0, value if 1.0 in finding.sides else 0.0)
 
 
 def _draw(rng: np.random.Generator, concept: str, a: Anatomy) -> Planted:

@@ -92,10 +92,10 @@ def write_report(
     if not findings and rng.uniform() < 0.5:
         statements.append(Statement(expand(pick(rng, phrases.CLEAR), rng), (), None))
     # Radiologists start with what matters, most of the time.
-    order = rng.permutation(len(statements))
+    order = [int(i) for i in rng.permutation(len(statements))]
     if rng.uniform() < 0.6:
         order = sorted(order, key=lambda i: statements[i].polarity not in ("present", "uncertain"))
-    statements = [statements[int(i)] for i in order]
+    statements = [statements[i] for i in order]
     return Written(
         comparison=_comparison(rng, person, compared),
         findings=" ".join(statement.text for statement in statements),
@@ -164,7 +164,9 @@ def _absences(
         count = min(int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2])), len(absent))
         group = [c for c in absent[:count] if c not in phrases.ABSENT]
         absent = [c for c in absent if c not in group]
-        templates = (phrases.NO_ONE, phrases.NO_TWO, phrases.NO_THREE)[len(group) - 1]
+        templates: tuple[str, ...] = (phrases.NO_ONE, phrases.NO_TWO, phrases.NO_THREE)[
+            len(group) - 1
+        ]
         if compared and group[0] in phrases.PASSING and len(group) == 1 and rng.uniform() < 0.2:
             templates = phrases.NO_MORE
         slots = {
@@ -176,7 +178,7 @@ def _absences(
 
 
 def _other_side(rng: np.random.Generator, findings: tuple[Planted, ...]) -> list[Statement]:
-    """At times the healthy side is named too: `No pneumothorax on the right.`"""
+    """At times the healthy side is named too, as in `No pneumothorax on the right`."""
     statements = []
     for finding in findings:
         paired = finding.concept in ("pneumothorax", "pleural_effusion")

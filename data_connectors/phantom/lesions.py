@@ -132,7 +132,7 @@ def _consolidation(scene: Scene, finding: Planted) -> Array:
 def _effusion(scene: Scene, finding: Planted) -> Array:
     """Free fluid: deepest behind and outside, its surface rising along the wall."""
     assert finding.size_mm is not None
-    z, y, x = scene.axes
+    z, y, _ = scene.axes
     a = scene.anatomy
     share = np.zeros(scene.grid.shape, np.float32)
     wall = _wall(scene)
@@ -157,7 +157,7 @@ def _wall(scene: Scene) -> Array:
 def _pneumothorax(scene: Scene, finding: Planted) -> Array:
     """Air between lung and wall, widest at the apex; the lung's edge is a thin line."""
     assert finding.size_mm is not None
-    z, y, x = scene.axes
+    z, y, _ = scene.axes
     a = scene.anatomy
     side = finding.sides[0]
     scale = (a.apex - z) / 250

@@ -142,7 +142,7 @@ def _write_masks(
     out: Path, uid: str, stem: str, masks: list[tuple[Planted, NDArray[np.bool_]]]
 ) -> list[tuple[str, str, str, str]]:
     """PNG files; a mask with nothing in it (outside the picture) is left out."""
-    rows = []
+    rows: list[tuple[str, str, str, str]] = []
     for finding, mask in masks:
         if not mask.any():
             continue

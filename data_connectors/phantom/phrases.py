@@ -4,6 +4,8 @@
 gradely (mildly, ...), side, lobe, size (millimetres), cm, zone (which lungs).
 """
 
+# ruff: noqa: E501  (one phrase a line reads better than a wrapped one)
+
 from __future__ import annotations
 
 GRADE_WORDS: dict[str, str] = {

@@ -3,6 +3,8 @@
 `PHASES` is a table that evaluation prompts can use; `write_hospital` stores it as `phases.yaml`.
 """
 
+# ruff: noqa: E501  (one phrase a line reads better than a wrapped one)
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -219,10 +221,10 @@ def draw_schedule(rng: np.random.Generator) -> tuple[Stretch, ...]:
     if rng.uniform() < 0.3:
         i = order.index("packaging")
         order[i - 1], order[i] = order[i], order[i - 1]
-    skippable = [phase for phase in ("preparation", "extraction", "closure", "trocar_placement")]
-    for phase in skippable:
+    skippable = ("preparation", "extraction", "closure", "trocar_placement")
+    for name in skippable:
         if rng.uniform() < 0.1 and len(set(order)) > 7:
-            order = [other for other in order if other != phase]
+            order = [other for other in order if other != name]
     plan: list[tuple[str, str, str]] = []
     for number, name in enumerate(order):
         if number and rng.uniform() < 0.2:

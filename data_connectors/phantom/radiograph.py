@@ -100,7 +100,7 @@ def expose(body: Rendered, exposure: Exposure, rng: np.random.Generator) -> NDAr
     arrived = arrived + sigma * 0.35 * rng.standard_normal(arrived.shape)
     signal = -np.log(np.clip(arrived, 2e-3, None))
     signal = signal + 0.45 * (signal - ndimage.gaussian_filter(signal, 3.0))
-    low, high = np.percentile(signal[exposure.size // 6 : -exposure.size // 6], (8, 97))
+    low, high = np.percentile(signal[exposure.size // 6 : -exposure.size // 6], (7, 99))
     grey = np.clip((signal - low) / (high - low), -0.25, 1.2)
     grey = np.sign(grey) * np.abs(grey) ** exposure.gamma
     grey = exposure.black + (exposure.white - exposure.black) * grey
@@ -138,7 +138,7 @@ def _place(image: Array, grid: Grid, exposure: Exposure, outside: float) -> Arra
 
 
 def _shut(grey: Array, exposure: Exposure, level: float | None = None) -> Array:
-    top, bottom, left, right = (int(round(part * exposure.size)) for part in exposure.shutters)
+    top, bottom, left, right = (round(part * exposure.size) for part in exposure.shutters)
     value = exposure.shutter_level if level is None else level
     shut = grey.copy()
     shut[:top] = value

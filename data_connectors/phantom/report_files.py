@@ -1,7 +1,7 @@
-"""The same report as plain text, as an HL7 v2 message and as a FHIR resource.
+r"""The same report as plain text, as an HL7 v2 message and as a FHIR resource.
 
 HL7: ORU^R01 (v2.5.1), segments end with a carriage return, delimiters inside text are escaped
-(chapter 2.7), line breaks in formatted text (FT) are `\\.br\\`. FHIR: DiagnosticReport (R4) with
+(chapter 2.7), line breaks in formatted text (FT) are `\.br\`. FHIR: DiagnosticReport (R4) with
 the patient contained, the impression as `conclusion` and the whole text as base64 `presentedForm`.
 """
 
@@ -33,7 +33,7 @@ def plain_text(person: Person, report: Written) -> str:
 
 
 def escape_hl7(text: str) -> str:
-    """Text as it stands in a field; line breaks become `\\.br\\`."""
+    r"""Text as it stands in a field; line breaks become `\.br\`."""
     escaped = re.sub(r"[\\|^&~]", lambda match: _ESCAPES[match[0]], text)
     return escaped.replace("\r\n", "\n").replace("\n", "\\.br\\")
 

@@ -1,4 +1,4 @@
-"""Ribs, spine, clavicles, sternum and shoulder blades, as points that each carry some volume."""
+"""Ribs, clavicles, sternum and shoulder blades, as points that each carry some volume."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ Points = NDArray[np.float64]
 def rib_points(a: Anatomy) -> tuple[Points, Points]:
     """Flat bones: points [n, 3] (z, y, x in mm) and the volume at each, [n] mm3."""
     return _joined([_ribs(a), _clavicles(a), _sternum(a), _blades(a)])
-
-
-def spine_points(a: Anatomy) -> tuple[Points, Points]:
-    """The vertebral column, likewise: softer bone than the ribs."""
-    return _joined([_spine(a)])
 
 
 def _joined(parts: list[tuple[Points, float]]) -> tuple[Points, Points]:
@@ -36,7 +31,7 @@ def _around(line: Points, half: tuple[float, float, float], counts: tuple[int, i
 
 def _ribs(a: Anatomy) -> tuple[Points, float]:
     """Ten pairs that run round the cavity, down towards the front."""
-    angle = np.linspace(0.16, 2.55, 110)
+    angle = np.linspace(0.16, 2.55, 90)
     lines = []
     for number in range(10):
         start = a.apex - 4 - number * 23.5
@@ -54,31 +49,7 @@ def _ribs(a: Anatomy) -> tuple[Points, float]:
             lines.append(np.stack([z, y, side * x], axis=1)[keep])
     line = np.concatenate(lines)
     # Twelve millimetres tall, six thick, about four along: eight points of the mean share.
-    return _around(line, (4.6, 2.2, 2.2), (4, 2, 2)), 13.0 * 8.0 * 3.4 / 16 * 0.8
-
-
-def _spine(a: Anatomy) -> tuple[Points, float]:
-    """Vertebral bodies with their arches; discs between them."""
-    step = 3.0
-    z = np.arange(-190, 190, step)
-    z = z[(z % 24) > 4.5]
-    ring = np.arange(-a.spine, a.spine + 0.1, 2.2)
-    yy, xx = np.meshgrid(ring, ring, indexing="ij")
-    disc = np.stack([yy.ravel(), xx.ravel()], axis=1)
-    disc = disc[(disc[:, 0] / 0.85) ** 2 + disc[:, 1] ** 2 < a.spine**2]
-    edge = np.hypot(disc[:, 0] / 0.85, disc[:, 1]) > a.spine - 4.5
-    disc = np.concatenate([disc, disc[edge]])
-    body = np.stack(
-        [
-            np.repeat(z, len(disc)),
-            np.tile(disc[:, 0] + a.spine_y, len(z)),
-            np.tile(disc[:, 1], len(z)),
-        ],
-        axis=1,
-    )
-    back = np.stack([z, np.full(len(z), a.spine_y + a.spine + 14), np.zeros(len(z))], axis=1)
-    arch = _around(back, (0.0, 10.0, 4.0), (1, 6, 3))
-    return np.concatenate([body, arch]), step * 4.84 * 0.8
+    return _around(line, (4.6, 2.2, 2.2), (3, 2, 2)), 13.0 * 8.0 * 4.15 / 12 * 0.8
 
 
 def _clavicles(a: Anatomy) -> tuple[Points, float]:

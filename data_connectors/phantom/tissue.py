@@ -170,7 +170,6 @@ def _calot(rng: np.random.Generator, look: Look, size: tuple[int, int]) -> Image
 
 def _liver_bed(rng: np.random.Generator, look: Look, size: tuple[int, int]) -> Image.Image:
     """Raw liver surface, some fat below."""
-    width, height = size
     raw = tuple(min(255, int(c * 1.2) + 15) for c in look.liver)
     image = Image.new("RGB", size, look.liver)
     draw = ImageDraw.Draw(image)
@@ -191,11 +190,9 @@ def _wall(rng: np.random.Generator, look: Look, size: tuple[int, int]) -> Image.
         tint = tuple(int(min(255, c * shade)) for c in look.wall)
         draw.line((x, 0, x + slope * height, height), fill=tint, width=6)
     for _ in range(4):
-        x, y = rng.uniform(0, width), 0.0
-        points = [(x, y)]
-        while y < height:
-            x, y = x + rng.normal(0, 9), y + 14
-            points.append((x, y))
+        points = [(rng.uniform(0, width), 0.0)]
+        while points[-1][1] < height:
+            points.append((points[-1][0] + rng.normal(0, 9), points[-1][1] + 14))
         draw.line(points, fill=(150, 60, 62), width=2)
     return _mottle(rng, image.filter(ImageFilter.GaussianBlur(1.5)), 0.16)
 

@@ -68,7 +68,8 @@ def write_truth(
         ("uid", "concept", "side", "mask"),
         (row for p in patients for row in p.regions),
     )
-    canaries = [text for record in (*patients, *lectures) for text in record.canaries]
+    canaries = [text for record in patients for text in record.canaries]
+    canaries += [text for record in lectures for text in record.canaries]
     lines = "\n".join(dict.fromkeys(canaries))
     (out / "canaries.txt").write_bytes((lines + "\n" if lines else "").encode("utf-8"))
     (out / "phases.yaml").write_bytes(_phases().encode("utf-8"))
