@@ -34,7 +34,7 @@ def stack(planes: Sequence[Plane | None], *, tolerance_mm: float, keep_tilt: boo
 
     Args:
         planes: At least two.
-        tolerance_mm: How far an origin may lie from the fitted grid (never more than a quarter
+        tolerance_mm: How far an origin may lie from the fitted grid (never more than an eighth
             of the spacing).
         keep_tilt: Accept a stack that is sheared (gantry tilt); the affine holds the shear.
 
@@ -187,12 +187,14 @@ def _check_spacing(along: np.ndarray, tolerance_mm: float) -> None:
             got=_places(same, along, len(along)),
             next_step="split the series by acquisition, echo or time",
         )
-    odd = np.flatnonzero(np.abs(steps - median) > 2 * min(tolerance_mm, median / 4))
-    if not len(odd):
+    limit = _limit(tolerance_mm, median)
+    _, fitted = _fit_line(along[:, None])
+    if np.abs(along - fitted[:, 0]).max() <= limit:
         return
+    odd = np.flatnonzero(np.abs(steps - median) > limit)
     ratio = steps[odd] / median
     missing = (ratio > 1.5) & (np.abs(ratio - np.round(ratio)) < 0.1)
-    if missing.all() and len(odd) <= max(1, len(steps) // 2):
+    if len(odd) and missing.all():
         raise GeometryError(
             f"slices are missing: {int((np.round(ratio) - 1).sum())} at {median:.2f} mm",
             code="series-gap",
@@ -203,20 +205,25 @@ def _check_spacing(along: np.ndarray, tolerance_mm: float) -> None:
         f"slices are {steps.min():.2f} to {steps.max():.2f} mm apart, most {median:.2f} mm",
         code="series-variable-spacing",
         got=_places(odd, along, len(along)),
-        limit=f"{2 * min(tolerance_mm, median / 4):.2f} mm",
+        limit=f"{limit:.2f} mm off a regular grid",
         next_step=_NEXT,
     )
 
 
+def _limit(tolerance_mm: float, spacing_mm: float) -> float:
+    """How far a slice may be off; small enough that three slices with a gap never pass."""
+    return min(tolerance_mm, spacing_mm / 8)
+
+
 def _fit_line(origins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least-squares step [3] and fitted origins [n, 3] of sorted, evenly numbered planes."""
+    """Least-squares step [c] and fitted values [n, c] of sorted, evenly numbered planes."""
     index = np.arange(len(origins)) - (len(origins) - 1) / 2
     step = index @ origins / (index @ index)
     return step, origins.mean(axis=0) + index[:, None] * step
 
 
 def _check_on_line(residual: np.ndarray, step: np.ndarray, tolerance_mm: float) -> None:
-    limit = min(tolerance_mm, float(np.linalg.norm(step)) / 4)
+    limit = _limit(tolerance_mm, float(np.linalg.norm(step)))
     distance = np.linalg.norm(residual, axis=1)
     far = np.flatnonzero(distance > limit)
     if len(far):

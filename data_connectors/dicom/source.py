@@ -29,7 +29,7 @@ class DicomSource(Source):
     """Series of fewer slices (but more than one) are refused."""
     spacing_tolerance_mm: PositiveFloat = 0.1
     """How far a slice may lie from the regular grid, sideways or along the normal; never more
-    than a quarter of the spacing."""
+    than an eighth of the spacing."""
     tilt: Literal["refuse", "keep"] = "refuse"
     """What to do with gantry tilt: refuse, or keep the shear in the affine."""
 
