@@ -42,6 +42,9 @@ def find_mentions(tokens: Tokens, hits: Sequence[Hit]) -> list[Mention]:
         if hit.entry.predicate:
             for subject in _subjects(tokens, hits, at):
                 mentions.extend(_statement(subject, hit))
+    if len(hits) == 1 and hits[0].entry.normal_alone and _is_all(tokens, hits[0]):
+        span = (hits[0].first, hits[0].last)
+        mentions.append(Mention("normal", (), *span, span))
     stated = {mention.anchor for mention in mentions}
     for hit in hits:
         entry, span = hit.entry, (hit.first, hit.last)
@@ -54,6 +57,12 @@ def find_mentions(tokens: Tokens, hits: Sequence[Hit]) -> list[Mention]:
         elif entry.normal_exam:
             mentions.append(Mention("normal", (), *span, span))
     return sorted(mentions, key=lambda mention: (mention.first, mention.last))
+
+
+def _is_all(tokens: Tokens, hit: Hit) -> bool:
+    """Whether a sentence has no words but these."""
+    rest = tokens.norms[: hit.first] + tokens.norms[hit.last :]
+    return not any(token[0].isalnum() for token in rest)
 
 
 def _statement(subject: Hit, predicate: Hit) -> list[Mention]:

@@ -189,10 +189,12 @@ def match(
     contradicts = shared > net
     claimed = said.abs().sum(dim=1)
     agrees = (net == claimed) & (claimed > 0)
-    visuals = torch.arange(len(stated), device=owner.device)
-    own = owner[None, :] == visuals[:, None]
-    same = (text_key[:, None] == text_key[None, :]).float()
-    identical = (own.float() @ same) > 0
+    # Which keys each visual has among its own texts; texts of nobody here are left out.
+    distinct, number = torch.unique(text_key, return_inverse=True)
+    has = torch.zeros(len(stated), len(distinct), dtype=torch.bool, device=net.device)
+    ours = owner >= 0
+    has[owner[ours], number[ours]] = True
+    identical = has[:, number]
     result = torch.full(net.shape, -1, dtype=torch.int8, device=net.device)
     result[agrees] = 1
     result[contradicts | (claimed == 0)[None, :]] = 0

@@ -41,6 +41,8 @@ class Entry:
     group: tuple[str, ...] | None = None
     """Concepts that denying this phrase denies."""
     normal_exam: bool = False
+    normal_alone: bool = False
+    """The same, if it is the whole sentence."""
     subject: Statement | None = None
     predicate: bool = False
     normal: bool = False
@@ -223,6 +225,8 @@ def _add_statements(
             lexicon.entry(phrase).group = denies
     for phrase in tree["normal_phrases"]:
         lexicon.entry(phrase).normal_exam = True
+    for phrase in tree["normal_sentences"]:
+        lexicon.entry(phrase).normal_alone = True
 
 
 def _known(name: str, concepts: Mapping[str, Concept]) -> str:
