@@ -13,9 +13,11 @@ import numpy as np
 from pydicom import uid
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
+from data_connectors.dicom.coded import coded_size
 from data_connectors.dicom.header import guarded, number, text, whole
 from data_connectors.dicom.jpeg12 import decode_jpeg12
 from medvlp.errors import InputError
@@ -141,6 +143,7 @@ def stored_frame(dataset: Dataset, index: int) -> np.ndarray:
 
     def decode() -> np.ndarray:
         syntax = syntax_of(dataset)
+        _check_coded_size(dataset, syntax, index)
         try:
             if syntax in _JPEG12 and whole(dataset, "BitsStored") > 8:
                 return decode_jpeg12(dataset, index)
@@ -160,15 +163,33 @@ def stored_frame(dataset: Dataset, index: int) -> np.ndarray:
         return array
 
     frame = guarded(decode)
-    shape = (whole(dataset, "Rows"), whole(dataset, "Columns"))
-    if frame.shape[:2] != shape or frame.ndim not in (2, 3):
-        raise InputError(
-            "the decoded image has another size than the header says",
-            code="dicom-lying-geometry", got=frame.shape[:2], limit=shape,
-        )  # fmt: skip
+    size = (whole(dataset, "Rows"), whole(dataset, "Columns"))
+    if frame.shape[:2] != size or frame.ndim not in (2, 3):
+        raise _lying(frame.shape[:2], size)
     if frame.ndim == 3 and frame.shape[2] != 3:
         frame = frame[..., :3] if frame.shape[2] == 4 else frame[..., 0]
     return frame
+
+
+def _check_coded_size(dataset: Dataset, syntax: uid.UID, index: int) -> None:
+    """Refuse a code stream of another size than the header's, before a decoder allocates it."""
+    if syntax in _NATIVE or syntax == uid.RLELossless:
+        return
+    frames = max(1, whole(dataset, "NumberOfFrames"))
+    coded = coded_size(get_frame(dataset.PixelData, index, number_of_frames=frames))
+    size = (whole(dataset, "Rows"), whole(dataset, "Columns"))
+    if coded is not None and coded != size:
+        raise _lying(coded, size)
+
+
+def _lying(found: tuple[int, ...], stated: tuple[int, ...]) -> InputError:
+    return InputError(
+        "the encoded image has another size than the header says",
+        code="dicom-lying-geometry",
+        got=f"{found[0]} x {found[1]}",
+        limit=f"{stated[0]} x {stated[1]}",
+        next_step="fetch the file again from the archive",
+    )
 
 
 def padding_mask(stored: np.ndarray, dataset: Dataset) -> np.ndarray | None:

@@ -10,13 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from data_connectors.dicom.reader import find, read
 from data_connectors.dicom.source import DicomSource
 from data_connectors.items import Refused, VisualItem
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+ENCODERS = {RLELossless: "pylibjpeg", JPEGLSLossless: "pyjpegls", JPEG2000Lossless: "pylibjpeg"}
+"""Named, because GDCM's encoders, which come first where it is installed, may abort the process."""
 WriteDicom = Callable[..., Path]
 WriteSeries = Callable[..., list[Path]]
 
@@ -64,7 +72,7 @@ def save(dataset: Dataset, path: Path, *, syntax: str = ExplicitVRLittleEndian) 
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta = meta
     if syntax != ExplicitVRLittleEndian:
-        dataset.compress(syntax)
+        dataset.compress(syntax, encoding_plugin=ENCODERS[syntax])
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return path
