@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.pixels.encoders.base import get_encoder
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -67,13 +74,15 @@ def write_ct(
     dataset.PhotometricInterpretation = "MONOCHROME2"
     deep = not (scan.slope == 1 and scan.intercept == -1024)
     _describe(dataset, stored.shape[1:], 16 if deep else 12, scan.signed)
+    series = _Series(dataset, scan.codec)
     for d, image in enumerate(stored):
-        number = int(numbers[d])
-        dataset.SOPInstanceUID = person.instance_uid(CT_SERIES, number)
-        dataset.InstanceNumber = number
-        dataset.ImagePositionPatient = [origin[2], origin[1], round(origin[0] + d * spacing[0], 3)]
-        dataset.SliceLocation = round(origin[0] + d * spacing[0], 3)
-        _save(dataset, image, scan.codec, name())
+        number, height = int(numbers[d]), round(origin[0] + d * spacing[0], 3)
+        own = Dataset()
+        own.SOPInstanceUID = person.instance_uid(CT_SERIES, number)
+        own.InstanceNumber = number
+        own.ImagePositionPatient = [origin[2], origin[1], height]
+        own.SliceLocation = height
+        series.save(name(), image, own)
 
 
 def write_radiograph(
@@ -82,8 +91,6 @@ def write_radiograph(
 ) -> None:  # fmt: skip
     """One DX image; `inverse` stores it as MONOCHROME1 (white is zero)."""
     dataset = _common(person, "DX", DX_SERIES, DigitalXRayImageStorageForPresentation)
-    dataset.SOPInstanceUID = person.instance_uid(DX_SERIES, 1)
-    dataset.InstanceNumber = 1
     dataset.SeriesDescription = "Chest PA"
     dataset.ImageType = ["ORIGINAL", "PRIMARY", ""]
     dataset.PresentationIntentType = "FOR PRESENTATION"
@@ -102,7 +109,10 @@ def write_radiograph(
     dataset.PhotometricInterpretation = "MONOCHROME1" if inverse else "MONOCHROME2"
     dataset.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
     _describe(dataset, image.shape, BITS, signed=False)
-    _save(dataset, (full - 1 - image) if inverse else image, codec, path)
+    own = Dataset()
+    own.SOPInstanceUID = person.instance_uid(DX_SERIES, 1)
+    own.InstanceNumber = 1
+    _Series(dataset, codec).save(path, (full - 1 - image) if inverse else image, own)
 
 
 def _common(person: Person, modality: str, series: int, sop_class: UID) -> Dataset:
@@ -145,21 +155,60 @@ def _describe(dataset: Dataset, shape: tuple[int, ...], bits: int, signed: bool)
     dataset.PixelRepresentation = int(signed)
 
 
-def _save(dataset: Dataset, image: NDArray[np.uint16 | np.int16], codec: Codec, path: Path) -> None:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.ImplementationClassUID = UID(_IMPLEMENTATION)
-    meta.ImplementationVersionName = "MEDVLP_PHANTOM"
-    dataset.file_meta = meta
-    if codec in ("implicit", "explicit"):
-        meta.TransferSyntaxUID = _SYNTAX[codec]
-        dataset.PixelData = np.ascontiguousarray(image, image.dtype.newbyteorder("<")).tobytes()
-        dataset["PixelData"].VR = "OW"
-        dataset["PixelData"].is_undefined_length = False
-        dataset.save_as(path, enforce_file_format=True)
-        return
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    # `compress` leaves the dataset compressed: the next slice starts from raw pixels again.
-    dataset.compress(_SYNTAX[codec], np.ascontiguousarray(image), generate_instance_uid=False)
-    dataset.save_as(path, enforce_file_format=True)
+class _Series:
+    """Writes files that differ in a few elements only, and encodes the rest once."""
+
+    def __init__(self, dataset: Dataset, codec: Codec) -> None:
+        self._syntax = _SYNTAX[codec]
+        self._sop_class = str(dataset.SOPClassUID)
+        self._pixels = {
+            "rows": dataset.Rows,
+            "columns": dataset.Columns,
+            "samples_per_pixel": 1,
+            "number_of_frames": 1,
+            "bits_allocated": dataset.BitsAllocated,
+            "bits_stored": dataset.BitsStored,
+            "pixel_representation": dataset.PixelRepresentation,
+            "photometric_interpretation": dataset.PhotometricInterpretation,
+        }
+        self._fixed: dict[BaseTag, bytes] = {
+            element.tag: self._bytes(element) for element in dataset
+        }
+
+    def save(self, path: Path, image: NDArray[np.uint16 | np.int16], own: Dataset) -> None:
+        """Write one file: the common elements, its own, its pixels."""
+        own = copy(own)
+        own.add(self._pixel_data(image))
+        parts = {**self._fixed, **{element.tag: self._bytes(element) for element in own}}
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = self._syntax
+        meta.MediaStorageSOPClassUID = UID(self._sop_class)
+        meta.MediaStorageSOPInstanceUID = own.SOPInstanceUID
+        meta.ImplementationClassUID = UID(_IMPLEMENTATION)
+        meta.ImplementationVersionName = "MEDVLP_PHANTOM"
+        file = DicomBytesIO()
+        file.write(b"\0" * 128 + b"DICM")
+        write_file_meta_info(file, meta)
+        for tag in sorted(parts):
+            file.write(parts[tag])
+        path.write_bytes(file.getvalue())
+
+    def _bytes(self, element: DataElement) -> bytes:
+        """One element as it stands in the file."""
+        file = DicomBytesIO()
+        file.is_little_endian = True
+        file.is_implicit_VR = self._syntax == ImplicitVRLittleEndian
+        one = Dataset()
+        one.add(element)
+        write_dataset(file, one, parent_encoding="utf-8")
+        return bytes(file.getvalue())
+
+    def _pixel_data(self, image: NDArray[np.uint16 | np.int16]) -> DataElement:
+        raw = np.ascontiguousarray(image, image.dtype.newbyteorder("<"))
+        if not self._syntax.is_compressed:
+            return DataElement(0x7FE00010, "OW", raw.tobytes())
+        encoder = get_encoder(self._syntax)
+        frame = encoder.encode(raw, **self._pixels)
+        element = DataElement(0x7FE00010, "OB", encapsulate([frame]))
+        element.is_undefined_length = True
+        return element
