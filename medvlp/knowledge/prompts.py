@@ -132,7 +132,7 @@ def _fill(template: str, name: str) -> str:
 def _lint_text(label: str, side: str, text: str) -> list[str]:
     plain = f" {normal_text(text)} "
     problems = []
-    if not plain.strip():
+    if not any(char.isalnum() for char in text):
         problems.append(f"empty: a {side} prompt of {label} has no words")
     if "{" in text or "}" in text:
         problems.append(f"unfilled: {text!r} of {label} still has a placeholder")
