@@ -132,14 +132,14 @@ def decode(path: Path, keep: frozenset[int] | None = None) -> Iterator[tuple[int
 def _pictures(
     context: VideoCodecContext, packet: Packet[VideoStream] | None
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """The timed, undamaged pictures that a packet completes."""
+    """The timed pictures that a packet completes; a damaged packet gives none."""
     try:
         frames = context.decode(packet)
     except av.error.FFmpegError:
         return
     for frame in frames:
         tick = frame.dts if frame.pts is None else frame.pts
-        if tick is not None and not frame.is_corrupt:
+        if tick is not None:
             yield tick, frame
 
 

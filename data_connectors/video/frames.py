@@ -78,6 +78,9 @@ def store_video(path: Path, source: LecturesSource) -> tuple[Media, Stored]:
     if media.rotation or media.pixel_aspect != 1.0:
         log.info("a video asks to be turned by %d degrees, pixel aspect %.3f: kept as it is coded",
                  media.rotation, media.pixel_aspect)  # fmt: skip
+    if media.clashes:
+        log.info("%d of %d pictures of a video claim times already taken and are not shown",
+                 media.clashes, media.clashes + media.frames)  # fmt: skip
     share = media.duration_s / media.declared_s if media.declared_s else 1.0
     if share < source.min_decodable:
         raise _truncated(share, source)

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 OUT_OF_BODY = "out_of_body"
 MERGE_GAP_S = 5.0
 """Key steps of one phase that are this close belong to one stretch of it."""
+SHARED_S = 0.5
+"""Two recognisers' sentences that overlap this long were heard at the same moment."""
 _RANK = ("aws", "whisper", "vtt", "srt")
 """Which recogniser's sentences make the clips: AWS segments by sentence, the others by breath."""
 
@@ -235,12 +237,22 @@ def _task_spans(
             log.info("an utterance is longer than max_clip_s and makes no clip")
             continue
         start_s, end_s = window(said.start_s, said.end_s, rules.min_clip_s, duration_s)
-        texts = [Text("task", source, said.text, said.start_s, said.end_s)]
-        for other in others:
-            texts += [
-                Text("task", other.recogniser, u.text, u.start_s, u.end_s)
-                for u in other.between(said.start_s, said.end_s)
-                if u.text
-            ]
-        spans.append(Span("task", start_s, end_s, tuple(texts)))
+        texts = (Text("task", source, said.text, said.start_s, said.end_s),)
+        spans.append(Span("task", start_s, end_s, texts + _meanwhile(said, others)))
     return spans
+
+
+def _meanwhile(said: Utterance, others: Sequence[Transcript]) -> tuple[Text, ...]:
+    """What other recognisers heard during an utterance; subtitles made from one of them once.
+
+    SurgVLP takes every sentence that touches the window; as recognisers cut speech without gaps,
+    that lets in both neighbours. Here a sentence must share `SHARED_S`, or half of itself.
+    """
+    heard: dict[tuple[str, int], Text] = {}
+    for other in others:
+        for u in other.between(said.start_s, said.end_s):
+            shortest = min(u.end_s - u.start_s, said.end_s - said.start_s)
+            if u.text and _overlap(u, said) >= min(SHARED_S, shortest / 2):
+                text = Text("task", other.recogniser, u.text, u.start_s, u.end_s)
+                heard.setdefault((u.text, round(u.start_s * 1000)), text)
+    return tuple(heard.values())

@@ -225,7 +225,27 @@ def test_damage_in_the_middle_moves_no_later_picture(
     assert len(got) >= 45
     assert wrong, "the damage must reach a picture, or this tests nothing"
     assert len(wrong) <= 8
+    assert all(n <= expected(EVEN, t) for t, n in wrong)
     assert all(n == expected(EVEN, t) for t, n in got if t > 8)
+
+
+def test_a_lost_picture_is_held_from_the_one_shown_before_even_where_that_was_skipped(
+    tmp_path: Path, video: Writer, number_in: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = video(tmp_path / "v.mp4", EVEN, b_frames=3, gop=250)
+    clock = open_clock(path)
+    wanted = {tick for _, tick in clock.grid(5)}
+    pictures = clock_module.decode
+    decoded = {tick for tick, _ in pictures(path, frozenset(wanted))}
+    ticks = clock.pts.tolist()
+    place = next(k for k in range(10, 250) if ticks[k] in wanted and ticks[k - 1] not in decoded)
+
+    def damaged(path: Path, keep: frozenset[int] | None = None) -> object:
+        return ((tick, frame) for tick, frame in pictures(path, keep) if tick != ticks[place])
+
+    monkeypatch.setattr(clock_module, "decode", damaged)
+    got = {t: number_in(rgb) for t, rgb in sample_frames(path, fps=5)}
+    assert got == {k / 5: 5 * k - (5 * k == place) for k in range(50)}
 
 
 def test_real_clips_are_timed_by_their_packets(shared_data: Path) -> None:

@@ -74,6 +74,17 @@ def test_a_task_pairs_what_all_recognisers_heard() -> None:
     assert (tasks[0].texts[1].start_s, tasks[0].texts[1].end_s) == (0, 3)
 
 
+def test_neighbours_that_barely_touch_and_copies_are_left_out() -> None:
+    main = heard("aws", (10, 14, "we cut"))
+    whisper = heard("whisper", (6, 10.2, "before"), (10.2, 13.9, "we cut it"), (13.9, 20, "after"),
+                    (11, 11.3, "yes"))  # fmt: skip
+    srt = heard("srt", *((u.start_s, u.end_s, u.text) for u in whisper.utterances))
+    (task,) = build_spans(60, [main, srt, whisper], ())
+    assert [(t.source, t.text) for t in task.texts] == [
+        ("aws", "we cut"), ("whisper", "we cut it"), ("whisper", "yes"),
+    ]  # fmt: skip
+
+
 def test_without_aws_the_next_recogniser_makes_the_tasks() -> None:
     tasks = by_level(build_spans(100, [heard("srt", (0, 9, "x")), WHISPER], ()), "task")
     assert [s.texts[0].text for s in tasks] == ["we insert", "trocars", "now we", "cut"]

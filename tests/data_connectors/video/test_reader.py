@@ -97,7 +97,7 @@ def test_a_lecture_becomes_one_item_with_its_frames_texts_and_spans(lecture: Pat
     levels = Counter(s.level for s in item.spans)
     assert levels == {"phase": 3, "step": 2, "task": 1}
     task = item.spans[-1]
-    assert [t.source for t in task.texts] == ["aws", "whisper", "srt"]
+    assert [t.source for t in task.texts] == ["aws", "whisper"]  # the captions are Whisper's
     assert max(s.end_s for s in item.spans) <= item.geometry.end_s
 
 
