@@ -64,6 +64,9 @@ class ZeroShotTask(Config):
     """Concept ids, or every label with at least `min_positives` samples in the split."""
     min_positives: PositiveInt = 5
     mode: Literal["multilabel", "multiclass"] = "multilabel"
+    contrast: Literal["negative", "normal", "none"] = "negative"
+    """Multi-label: what is subtracted from the similarity to the claim: that to the denial, that
+    to the prompts of `normal` (for models whose texts never deny), or nothing."""
     truth: Literal["auto", "labels", "findings"] = "auto"
     """Gold labels, or findings extracted from the texts; auto: gold labels where there are any."""
     unmentioned: Literal["absent", "ignore"] = "absent"
@@ -80,7 +83,9 @@ class RetrievalTask(Config):
     name: TaskName
     where: Where = Where()
     levels: tuple[str, ...] = ("impression", "findings", "document", "caption")
-    """The text of a sample is its first text of the first of these levels that it has."""
+    """The text of a sample is of the first of these levels that it has."""
+    texts: Literal["first", "all"] = "first"
+    """Of several texts of that level (captions, say): the first, or all of them in a row."""
     encode: Literal["whole", "sentence_mean"] = "sentence_mean"
     """Encode the text in one piece, or as the mean of its sentences' vectors."""
     ks: tuple[PositiveInt, ...] = (1, 5, 10)
@@ -143,8 +148,8 @@ class GroundingTask(Config):
     prompts: PromptConfig = PromptConfig()
     slices: Literal["weighted", "plain"] = "weighted"
     """Multiply the map of a slice by the slice's share in the vector, or take maps as they are."""
-    contrast: Literal["negative", "none"] = "negative"
-    """Subtract the similarity to the negative prompt, or use the positive one alone."""
+    contrast: Literal["negative", "normal", "none"] = "negative"
+    """What is subtracted from the similarity to the claim; see zero-shot."""
     grid: PositiveInt = 64
     """Cells per axis of the mean-location baseline."""
 

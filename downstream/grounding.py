@@ -20,7 +20,7 @@ from downstream.config import GroundingTask
 from downstream.embedder import Embedder, progress
 from downstream.interfaces import GroundingMaps
 from downstream.outcome import Context, Outcome, PredictionRow, Result, SkipTask, make_result
-from downstream.prompting import contrast, label_prompts, prompt_vectors
+from downstream.prompting import CONTRASTS, contrast_vectors, label_prompts
 from downstream.ranking import area_fraction, centre_hit, pointed_pixel, pointing_hit, prior_hit
 from downstream.regions import Mask, by_concept, mean_location, region_mask, visual_shape
 from downstream.selection import select
@@ -142,9 +142,7 @@ def _concepts(task: GroundingTask, context: Context, sample: Sample) -> list[str
 
 
 def _directions(task: GroundingTask, embedder: Embedder, prompts: PromptSet) -> Floats:
-    if task.contrast == "negative":
-        return contrast(prompts, embedder)
-    return prompt_vectors(prompts, embedder)[0]
+    return contrast_vectors(prompts, embedder, task.contrast)
 
 
 def _point(
@@ -282,16 +280,16 @@ def _card(
     prompts: PromptSet,
     metric: str,
 ) -> MetricCard:
-    minus = " - cos(patch, negative)" if task.contrast == "negative" else ""
+    minus = CONTRASTS[task.contrast].format("patch")
     weighted = ", shifted to >= 0 and times the slice's weight in volumes"
+    slices = weighted if task.slices == "weighted" else ""
     return MetricCard(
         task="pointing game",
         metric=metric,
         aggregation="mean over findings (sample and concept); sides of one concept are one region",
         undefined="only findings that are truly present and have a region",
         truth="the maximal pixel lies in the mask or box, at stored resolution, no margin",
-        score=f"cos(patch, positive){minus}{weighted if task.slices == 'weighted' else ''}; "
-        "bilinear to the stored pixels",
+        score=f"cos(patch, positive prompts){minus}{slices}; bilinear to the stored pixels",
         ties="several maximal pixels: the share of them that is inside",
         interval=f"95 % percentile, {context.config.bootstrap} resamples of patients, "
         f"seed {context.config.seed}",

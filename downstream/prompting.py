@@ -10,8 +10,15 @@ import numpy.typing as npt
 from downstream.config import PromptConfig
 from downstream.embedder import Embedder
 from medvlp.errors import ConfigError
-from medvlp.knowledge.concepts import load_concepts
-from medvlp.knowledge.prompts import NEGATIVE, POSITIVE, LabelPrompts, PromptSet
+from medvlp.knowledge.concepts import NORMAL, load_concepts
+from medvlp.knowledge.prompts import (
+    NEGATIVE,
+    NORMAL_NEGATIVE,
+    NORMAL_POSITIVE,
+    POSITIVE,
+    LabelPrompts,
+    PromptSet,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,13 +75,35 @@ def prompt_vectors(prompts: PromptSet, embedder: Embedder) -> tuple[Floats, Floa
     return positive, np.stack([embedder.ensemble(row.negative) for row in prompts.prompts])
 
 
-def contrast(prompts: PromptSet, embedder: Embedder) -> Floats:
-    """Positive minus negative vectors [k, e].
+CONTRASTS = {
+    "negative": " - cos({}, negative prompts)",
+    "normal": " - cos({}, prompts of a normal examination)",
+    "none": "",
+}
+"""How each contrast reads on a metric card; `{}` is what is compared."""
+
+
+def contrast_vectors(prompts: PromptSet, embedder: Embedder, contrast: str) -> Floats:
+    """What a visual is multiplied with: positive vectors minus what they stand against, [k, e].
+
+    Args:
+        prompts: Of k labels.
+        embedder: The model.
+        contrast: A key of `CONTRASTS`.
 
     Raises:
-        ConfigError: A label has no negative prompt.
+        ConfigError: A label has no negative prompt and needs one.
     """
     positive, negative = prompt_vectors(prompts, embedder)
+    if contrast == "none":
+        return positive
+    if contrast == "normal":
+        normal = embedder.ensemble(NORMAL_POSITIVE)
+        against: Floats = np.tile(normal, (len(positive), 1))
+        # The label `normal` itself would stand against itself: it keeps its own denial.
+        own = [i for i, label in enumerate(prompts.labels) if label == NORMAL]
+        against[own] = embedder.ensemble(NORMAL_NEGATIVE)
+        negative = against
     if negative is None:
         raise ConfigError("every label needs a negative prompt", code="prompt-missing")
     difference: Floats = positive - negative

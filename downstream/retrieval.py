@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 DIRECTIONS = ("image_to_text", "text_to_image")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_SENTENCE = re.compile(r"\n|(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def run_retrieval(task: RetrievalTask, context: Context) -> Outcome:
 
 def _pairs(task: RetrievalTask, context: Context) -> _Pairs:
     samples = select(context.dataset, task.where, task.where.split or context.config.split)
-    found = [(sample, text) for sample in samples if (text := _text(sample, task.levels))]
+    found = [(sample, text) for sample in samples if (text := _text(sample, task))]
     if task.max_items is not None and len(found) > task.max_items:
         found = _subset(found, task.max_items, context.config.seed)
     keys = [" ".join(text.lower().split()) for _, text in found]
@@ -132,11 +131,11 @@ def _pairs(task: RetrievalTask, context: Context) -> _Pairs:
     )
 
 
-def _text(sample: Sample, levels: Sequence[str]) -> str | None:
-    for level in levels:
-        for text in sample.texts:
-            if text.level == level and text.text.strip():
-                return text.text
+def _text(sample: Sample, task: RetrievalTask) -> str | None:
+    for level in task.levels:
+        found = [t.text.strip() for t in sample.texts if t.level == level and t.text.strip()]
+        if found:
+            return found[0] if task.texts == "first" else "\n".join(found)
     return None
 
 
@@ -159,7 +158,7 @@ def _text_vectors(task: RetrievalTask, embedder: Embedder, pairs: _Pairs) -> Flo
 
 
 def _sentences(sample: Sample, text: str) -> list[str]:
-    """The sample's stored sentences that lie in the text; else the text split at full stops."""
+    """The sample's stored sentences that lie in the text; without any, the text split up."""
     stored = [t.text for t in sample.texts if t.level == "sentence" and t.text in text]
     return stored or [part for part in _SENTENCE.split(text.strip()) if part] or [text]
 
@@ -216,7 +215,7 @@ def _card(task: RetrievalTask, context: Context, pairs: _Pairs, metric: str) -> 
         undefined="always defined",
         truth="the sample's own text; word-for-word identical texts (case and white space apart) "
         "are hits too",
-        score=f"cosine; text: first of {', '.join(task.levels)}, {how}",
+        score=f"cosine; text: {task.texts} of {', '.join(task.levels)}, {how}",
         ties="a tie with an item that is no hit counts against us",
         interval=f"95 % percentile, {context.config.bootstrap} resamples of the queries' patients, "
         f"gallery fixed, seed {context.config.seed}",

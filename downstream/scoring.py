@@ -7,34 +7,37 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from downstream.config import ZeroShotTask
 from downstream.embedder import Embedder
-from downstream.prompting import contrast, prompt_vectors
+from downstream.prompting import CONTRASTS, contrast_vectors, prompt_vectors
 from medvlp.knowledge.prompts import PromptSet
 from medvlp.types import Sample
 
 Floats = npt.NDArray[np.float64]
 
-SCORES = {
-    "multilabel": "cos(visual, positive prompts) - cos(visual, negative prompts)",
-    "multiclass": "log softmax over the classes' positive prompts at the model's logit scale",
-}
+
+def describe_score(task: ZeroShotTask) -> str:
+    """The score in words, for the metric card."""
+    if task.mode == "multiclass":
+        return "log softmax over the classes' positive prompts at the model's logit scale"
+    return "cos(visual, positive prompts)" + CONTRASTS[task.contrast].format("visual")
 
 
 def score_labels(
-    mode: str, embedder: Embedder, samples: Sequence[Sample], prompts: PromptSet
+    task: ZeroShotTask, embedder: Embedder, samples: Sequence[Sample], prompts: PromptSet
 ) -> Floats:
     """Scores of samples against prompts; higher means more likely present.
 
-    `multilabel`: difference of the cosines to the positive and the negative prompts (CheXzero's
-    softmax over the two ranks alike, but saturates). `multiclass`: log softmax over the positive
+    Multi-label: difference of the cosines to what claims and what denies the label (CheXzero's
+    softmax over the two ranks alike, but saturates). Multi-class: log softmax over the positive
     prompts of the classes.
 
     Returns:
         [n, k].
     """
     visual = embedder.samples(samples)
-    if mode == "multilabel":
-        difference: Floats = visual @ contrast(prompts, embedder).T
+    if task.mode == "multilabel":
+        difference: Floats = visual @ contrast_vectors(prompts, embedder, task.contrast).T
         return difference
     positive, _ = prompt_vectors(prompts, embedder)
     logits = embedder.scale * (visual @ positive.T)

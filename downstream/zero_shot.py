@@ -73,7 +73,7 @@ def run_zero_shot(task: ZeroShotTask, context: Context) -> Outcome:
         prompts=prompts,
         resamples=resample(patients, n=context.config.bootstrap, seed=context.config.seed),
         scores={
-            name: score_labels(task.mode, embedder, truth.samples, prompts)
+            name: score_labels(task, embedder, truth.samples, prompts)
             for name, embedder in context.embedders.items()
         },
     )

@@ -15,7 +15,7 @@ from downstream.card import MetricCard, split_digest
 from downstream.config import ZeroShotTask
 from downstream.outcome import Context, PredictionRow, Result, fixed, make_result
 from downstream.prompting import single_template, template_count
-from downstream.scoring import SCORES, score_labels
+from downstream.scoring import describe_score, score_labels
 from downstream.selection import Truth, select, truth_table
 from medvlp.knowledge.prompts import PromptSet
 
@@ -110,7 +110,7 @@ def _card(scored: Scored, metric: str, **fields: Any) -> MetricCard:
             "task": f"zero-shot, {task.mode}",
             "metric": metric,
             "truth": f"{gold}, exact concept ids; not mentioned: {task.unmentioned}",
-            "score": f"{SCORES[task.mode]}; prompts of a label ensembled (mean of unit vectors)",
+            "score": f"{describe_score(task)}; prompts of a label ensembled (mean of unit vectors)",
             "interval": f"95 % percentile, {context.config.bootstrap} resamples of patients, "
             f"seed {context.config.seed}",
             "split": task.where.split or context.config.split,
@@ -231,7 +231,7 @@ def _validation_thresholds(scored: Scored) -> list[float]:
     )
     if not truth.samples:
         return nothing
-    scores = score_labels(task.mode, context.model, truth.samples, scored.prompts)
+    scores = score_labels(task, context.model, truth.samples, scored.prompts)
     return [
         metrics.best_threshold(
             scores[truth.known[:, c], c], truth.present[truth.known[:, c], c], task.threshold
@@ -248,7 +248,7 @@ def template_results(scored: Scored) -> tuple[list[Result], tuple[float, float] 
     truth, values = scored.truth, []
     for index in range(count):
         single = single_template(scored.prompts, index)
-        scores = score_labels(scored.task.mode, scored.context.model, truth.samples, single)
+        scores = score_labels(scored.task, scored.context.model, truth.samples, single)
         areas = [
             metrics.auc(scores[truth.known[:, c], c], truth.present[truth.known[:, c], c])
             for c in scored.columns
@@ -259,7 +259,7 @@ def template_results(scored: Scored) -> tuple[list[Result], tuple[float, float] 
         scored.result(
             f"macro_auc_one_template_{name}",
             fixed(value),
-            score=f"{SCORES[scored.task.mode]}; one template at a time, the {name} over templates",
+            score=f"{describe_score(scored.task)}; one template at a time: the {name} over them",
             interval="none",
         )
         for name, value in zip(("min", "max"), spread, strict=True)
