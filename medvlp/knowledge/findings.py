@@ -17,14 +17,14 @@ from medvlp.knowledge.places import Place, Places
 from medvlp.knowledge.rules import Rules, build_lexicon, load_rules
 from medvlp.knowledge.scope import Judgement, Scope
 from medvlp.knowledge.sentences import split_sentences
-from medvlp.knowledge.tokens import Tokens, tokenize
+from medvlp.knowledge.tokens import Tokens, normal, tokenize
 from medvlp.types import Finding, Report
 
 ASSERTING_SECTIONS = ("findings", "impression", "addendum")
 """Sections whose sentences are statements about this examination."""
 
 _ASKING = "is are was were does do did what where which how can has have who why"
-_QUESTIONS = frozenset(_ASKING.split())
+_QUESTIONS = frozenset(normal(word) for word in _ASKING.split())
 _LARGE = frozenset({"moderate", "large", "severe"})
 _REMEMBERED = 65_536
 

@@ -36,7 +36,7 @@ class Places:
         self._hits = [hit for hit in hits if _modifies(hit)]
         self._all = hits
         self._named = [mention for mention in mentions if mention.kind == "concept"]
-        self._blocked = [token in (",", ";", ":", "(", ")") for token in tokens.norms]
+        self._blocked = [token in (",", ";", ":", "(", ")", "-") for token in tokens.norms]
         self._stop = [token == ";" for token in tokens.norms]
         for hit in hits:
             if _separates(hit):

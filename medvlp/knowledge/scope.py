@@ -19,6 +19,8 @@ _HARD = frozenset(";()[]")
 _JOINS = frozenset({"and", ",", "or", "nor", "/", "but"})
 _ALTERNATIVES = frozenset({"or", "nor", "versus", "vs"})
 
+_COPULAS = frozenset({"is", "are", "was", "were", "has", "have", "had", "been", "now"})
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -159,7 +161,10 @@ class Scope:
 
     def _reached_by(self, hit: Hit, last: int) -> bool:
         """Whether a trailing trigger reaches back to a mention that ends at `last`."""
-        if any(self._hard[last : hit.first]) or any(self._verb[last : hit.first]):
+        end = hit.first
+        while end > last and self._norms[end - 1] in _COPULAS:
+            end -= 1  # "is" of "is no longer seen" belongs to the trigger
+        if any(self._hard[last:end]) or any(self._verb[last:end]):
             return False
         between = self._norms[last : hit.first]
         if hit.entry.doubt_after and set(hit.entry.phrase) & _ALTERNATIVES:

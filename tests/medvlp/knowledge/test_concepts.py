@@ -17,18 +17,18 @@ from medvlp.knowledge.concepts import (
     read_book,
 )
 
-NIH14 = (
+_NIH14 = (
     "atelectasis cardiomegaly pleural_effusion infiltration mass nodule pneumonia pneumothorax "
     "consolidation edema emphysema fibrosis pleural_thickening hernia"
-).split()
-OTHERS = (
+)
+_OTHERS = (
     "normal bacterial_pneumonia viral_pneumonia covid_19 tuberculosis fracture support_device "
     "granuloma scoliosis degenerative_change ground_glass_opacity lung_opacity b_lines a_lines "
     "pleural_line_irregularity infarct intracranial_hemorrhage brain_mass"
-).split()
+)
 
 
-@pytest.mark.parametrize("name", [*NIH14, *OTHERS])
+@pytest.mark.parametrize("name", f"{_NIH14} {_OTHERS}".split())
 def test_the_books_hold_the_concepts_others_rely_on(name: str) -> None:
     assert load_concepts()[name].id == name
 

@@ -146,9 +146,7 @@ def oracle(
             said = [k for k in range(claims.shape[1]) if claims[j, k] != 0]
             if owner[j] == i or int(keys[j]) in mine:
                 result[i, j] = 1
-            elif not said:
-                result[i, j] = 0
-            elif any(stated[i, k] == -claims[j, k] for k in said):
+            elif not said or any(stated[i, k] == -claims[j, k] for k in said):
                 result[i, j] = 0
             elif all(stated[i, k] == claims[j, k] for k in said):
                 result[i, j] = 1
