@@ -8,9 +8,11 @@ the rest goes on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -195,9 +197,7 @@ class _Run(Generic[T, R]):
 
 def _serve(pipe: Connection[Any, Any], function: Callable[[Any], Any]) -> None:
     """The life of a worker: take a task, answer, until the other side is gone."""
-    while True:
-        try:
-            task = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        pipe.send(function(task))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which stops us
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            pipe.send(function(pipe.recv()))

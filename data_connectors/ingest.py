@@ -10,11 +10,14 @@ config and key give the same bytes.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,18 @@ from data_connectors.accounting import Account, account
 from data_connectors.assemble import Assembled, assemble
 from data_connectors.config import IngestConfig
 from data_connectors.deid.pseudonyms import Pseudonyms, load_key
-from data_connectors.planning import Plan, config_digest, make_plan, public_config
+from data_connectors.planning import (
+    Plan,
+    config_digest,
+    input_state,
+    locate,
+    make_plan,
+    public_config,
+)
 from data_connectors.shelving import shelve
 from data_connectors.writer import digest_of, hash_parts, write_info, write_tables
 from medvlp import audit
-from medvlp.errors import DatasetError
+from medvlp.errors import ConfigError, DatasetError
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +67,25 @@ def ingest(
     started = time.monotonic()
     out = out.absolute()
     names = load_key(_key_file(config, out, base), create=config.deid.key_file is None)
-    if out.exists():
-        return _finished(config, out, names)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        return _finished(config, out, base, names)
     plan = make_plan(config, base)
     partial = out.with_name(out.name + ".partial")
     folder = partial / "dataset"
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(partial, 0o700)
+    with _alone(partial):
+        summary = _build(config, plan, out, names, partial, workers=workers, engine=engine)
+    shutil.rmtree(partial, ignore_errors=True)
+    return summary | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def _build(
+    config: IngestConfig, plan: Plan, out: Path, names: Pseudonyms, partial: Path, *,
+    workers: int, engine: str,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything between a plan and the finished folder."""
+    folder = partial / "dataset"
     log_path = folder / "audit.jsonl"
     audit.append(
         log_path, "ingest-started", config=config_digest(config), key=names.check,
@@ -79,11 +101,23 @@ def ingest(
     )  # fmt: skip
     counts = account(plan, entries, assembled)
     _write(folder, plan, assembled, counts, config, names)
-    summary = _summary(_info(folder), time.monotonic() - started)
-    os.replace(folder, out)
     _write_private_list(out, assembled, names)
-    shutil.rmtree(partial, ignore_errors=True)
-    return summary
+    os.replace(folder, out)
+    return _summary(_info(out))
+
+
+@contextmanager
+def _alone(partial: Path) -> Iterator[None]:
+    """One ingest at a time; the lock goes with the process, however it ends."""
+    with (partial / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DatasetError(
+                "another ingest is writing this dataset", code="ingest-running",
+                next_step="wait for it, or choose another --out",
+            ) from None  # fmt: skip
+        yield
 
 
 def _key_file(config: IngestConfig, out: Path, base: Path) -> Path:
@@ -92,7 +126,7 @@ def _key_file(config: IngestConfig, out: Path, base: Path) -> Path:
     return out.with_name(out.name + ".key")
 
 
-def _finished(config: IngestConfig, out: Path, names: Pseudonyms) -> dict[str, Any]:
+def _finished(config: IngestConfig, out: Path, base: Path, names: Pseudonyms) -> dict[str, Any]:
     """The summary of the dataset that is already there, if it is the one asked for."""
     try:
         info = _info(out)
@@ -107,10 +141,22 @@ def _finished(config: IngestConfig, out: Path, names: Pseudonyms) -> dict[str, A
             "the output folder holds a dataset made from another config or key",
             code="dataset-exists", got=out, next_step="choose another --out",
         )  # fmt: skip
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    if info.get("input_state") != _state_now(config, base, info):
+        raise DatasetError(
+            "the inputs have changed since this dataset was made", code="dataset-exists", got=out,
+            next_step="choose another --out to include what is new",
+        )  # fmt: skip
+    shutil.rmtree(out.with_name(out.name + ".partial"), ignore_errors=True)
     log.info("the dataset is complete; nothing to do")
-    return _summary(info, 0.0)
+    return _summary(info) | {"seconds": 0.0}
+
+
+def _state_now(config: IngestConfig, base: Path, info: dict[str, Any]) -> Any:
+    """What `Plan.state` says today; an archive that is not mounted now cannot have changed."""
+    try:
+        return input_state(locate(config, base))
+    except (ConfigError, OSError):
+        return info.get("input_state")
 
 
 def _info(folder: Path) -> dict[str, Any]:
@@ -141,16 +187,17 @@ def _write(
     )  # fmt: skip
     write_info(folder, {
         "config": public_config(config, names), "config_digest": config_digest(config),
-        "key": names.check, "audit_head": head, "links": made.links, **counts.facts(),
+        "key": names.check, "input_state": input_state(plan.sources), "audit_head": head,
+        "links": made.links, **counts.facts(),
     })  # fmt: skip
 
 
-def _summary(info: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _summary(info: dict[str, Any]) -> dict[str, Any]:
     names = (
         "found", "used", "quarantined", "by_source", "by_reason", "samples", "by_kind", "by_split",
         "patients", "links", "digest",
     )  # fmt: skip
-    return {name: info[name] for name in names} | {"seconds": round(seconds, 1)}
+    return {name: info[name] for name in names}
 
 
 def _write_private_list(out: Path, made: Assembled, names: Pseudonyms) -> None:

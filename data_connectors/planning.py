@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,30 @@ def make_plan(config: IngestConfig, base: Path) -> Plan:
     Raises:
         ConfigError: A source does not exist.
     """
-    sources = tuple(_located(source, base) for source in config.sources)
+    sources = locate(config, base)
     plan = Plan(sources, {source.name: files_under(source.path) for source in sources})
     for order, source in enumerate(sources):
         log.info("looking through source %s: %d files", source.name, len(plan.files[source.name]))
         _plan_source(plan, order, source, config)
     return plan
+
+
+def locate(config: IngestConfig, base: Path) -> tuple[AnySource, ...]:
+    """The sources with absolute paths.
+
+    Raises:
+        ConfigError: A source does not exist.
+    """
+    return tuple(_located(source, base) for source in config.sources)
+
+
+def input_state(sources: Sequence[AnySource]) -> dict[str, list[int]]:
+    """Number and total size of the inputs of every source: tells whether something was added."""
+    state = {}
+    for source in sources:
+        sizes = [size for size, _ in files_under(source.path).values()]
+        state[source.name] = [len(sizes), sum(sizes)]
+    return state
 
 
 def _located(source: AnySource, base: Path) -> AnySource:

@@ -10,6 +10,7 @@ from typing import Any
 
 from data_connectors.connectors import connector_of
 from data_connectors.deid.pseudonyms import Pseudonyms
+from data_connectors.files import refuse
 from data_connectors.items import Identity, Item, Payload, Refused, ReportItem, VisualItem
 from data_connectors.records import Stored, UnitRecord, to_json
 from data_connectors.source import Unit
@@ -53,7 +54,7 @@ def read_unit(task: Task) -> str:
                 try:
                     visuals.append(_spooled(replace(item, identity=identity), task.names, spool))
                 except InputError as error:
-                    refused.append(_refusal(error, item.inputs))
+                    refused.append(refuse(error, item.inputs))
     rest = tuple(name for name in task.unit.inputs if name not in claimed)
     if rest:
         refused.append(Refused(
@@ -95,7 +96,7 @@ def _guarded(task: Task) -> Iterator[Item]:
             yield item
     except InputError as error:
         rest = tuple(name for name in task.unit.inputs if name not in claimed)
-        yield _refusal(error, rest or task.unit.inputs)
+        yield refuse(error, rest or task.unit.inputs)
     except (Exception, RecursionError) as error:
         rest = tuple(name for name in task.unit.inputs if name not in claimed)
         yield Refused(
@@ -113,16 +114,6 @@ def _spooled(item: VisualItem, names: Pseudonyms, spool: Any) -> Stored:
     spool.write(blocks)
     kept = tuple((mark.extension, mark.offset) for mark in marks) if item.kind == "clip" else ()
     return Stored(replace(item, payload=Payload(())), key, offset, len(blocks), kept)
-
-
-def _refusal(error: InputError, inputs: tuple[str, ...]) -> Refused:
-    """An error as a refusal; errors of this project carry no patient data."""
-    reason = error.what
-    if error.got is not None:
-        reason += f"; got {error.got}"
-    if error.limit is not None:
-        reason += f"; limit {error.limit}"
-    return Refused(error.code, reason, error.next_step or "see the documentation", inputs)
 
 
 def _nameless(item: VisualItem | ReportItem) -> Refused:

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from data_connectors import journal
 from data_connectors.assemble import Entry
@@ -21,7 +34,9 @@ from data_connectors.writer import ShardWriter
 
 log = logging.getLogger(__name__)
 
-_PRELOAD = ("data_connectors.reading",)
+_FOLDER = {"lectures": "video"}
+"""Kinds of source whose reader is in a folder of another name."""
+_TELL_S = 15.0
 
 
 def shelve(
@@ -46,10 +61,9 @@ def shelve(
     Returns:
         What every unit gave, in order, and how many of them came from the journal.
     """
-    spool = partial / "spool"
-    spool.mkdir(exist_ok=True)
-    for left in spool.iterdir():
-        left.unlink()
+    shutil.rmtree(partial / "spool", ignore_errors=True)
+    spool = partial / "spool" / str(os.getpid())  # workers of a killed run may still write theirs
+    spool.mkdir(parents=True)
     book = journal.Journal(partial / "journal", names.journal_key)
     done = book.begin([planned.fingerprint for planned in plan.units], partial / "dataset")
     shard, offset = (done[-1].shard, done[-1].offset) if done else (0, 0)
@@ -63,7 +77,7 @@ def shelve(
         log.info("going on after %d of %d units", len(done), len(plan.units))
     todo = plan.units[len(done) :]
     pool = build_engine(
-        engine, workers=workers, timeout_s=config.reader_timeout_s, preload=_PRELOAD
+        engine, workers=workers, timeout_s=config.reader_timeout_s, preload=_needed(plan)
     )
     tasks = [
         Task(planned.source, planned.unit, spool / f"{number:09d}", names)
@@ -82,6 +96,12 @@ def shelve(
     shelf.writer.close()
     book.close()
     return [_entry(p, r) for p, r in zip(plan.units, records, strict=True)], len(done)
+
+
+def _needed(plan: Plan) -> list[str]:
+    """Modules that every worker uses: imported once, not once a worker."""
+    folders = sorted({_FOLDER.get(source.kind, source.kind) for source in plan.sources})
+    return ["data_connectors.reading"] + [f"data_connectors.{name}.reader" for name in folders]
 
 
 class _Shelf:
@@ -126,17 +146,7 @@ def _entry(planned: Planned, record: UnitRecord) -> Entry:
 
 @contextmanager
 def _progress(total: int, done: int) -> Iterator[Callable[[], None]]:
-    """A bar with the time left, on stderr."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
+    """A bar with the time left on a terminal, a line now and then in a log file."""
     console = Console(stderr=True)
     columns = (
         TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -144,4 +154,17 @@ def _progress(total: int, done: int) -> Iterator[Callable[[], None]]:
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         number = bar.add_task("reading", total=total, completed=done)
-        yield lambda: bar.advance(number)
+        began = told = time.monotonic()
+        count = 0
+
+        def advance() -> None:
+            nonlocal told, count
+            bar.advance(number)
+            count += 1
+            now = time.monotonic()
+            if not console.is_terminal and now - told > _TELL_S:
+                told = now
+                left = (now - began) / count * (total - done - count)
+                log.info("read %d of %d units, about %.0f s left", done + count, total, left)
+
+        yield advance

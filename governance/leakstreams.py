@@ -54,7 +54,7 @@ def _inside(file: BinaryIO, head: bytes, depth: int) -> Iterator[Stream]:
                              zipfile.BadZipFile, pa.ArrowException, RuntimeError,
                              NotImplementedError):  # fmt: skip
         if head.startswith(b"\x1f\x8b"):
-            yield from _unpacked(gzip.GzipFile(fileobj=file), depth)
+            yield from _unpacked(gzip.GzipFile(fileobj=file, mode="rb"), depth)
         elif head.startswith(b"PK\x03\x04"):
             yield from _zip(file, depth)
         elif head.startswith(b"PAR1"):
