@@ -11,6 +11,7 @@ import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from data_connectors.reports.decoding import clean_text
 from data_connectors.reports.plain import Raw, identifying
@@ -72,7 +73,7 @@ def _messages(data: bytes) -> Iterator[bytes]:
     """Split at every segment MSH; MLLP frame bytes are dropped."""
     data = data.removeprefix(codecs.BOM_UTF8).replace(b"\x0b", b"\r").replace(b"\x1c", b"\r")
     starts = [match.start(1) for match in re.finditer(rb"(?:^|[\r\n])(MSH)", data)]
-    for start, end in zip(starts, [*starts[1:], len(data)], strict=True):
+    for start, end in pairwise((*starts, len(data))):
         yield data[start:end]
 
 
