@@ -34,7 +34,7 @@ class WeightsRef(Config):
 class PreprocessConfig(Config):
     """From stored pixels to the tower's input; the same in training and inference."""
 
-    size: PositiveInt = 128
+    size: PositiveInt = 96
     """Height and width of a frame after padding to a square and resizing, pixels."""
     hu_windows: tuple[tuple[float, float], tuple[float, float], tuple[float, float]] = (
         (-600.0, 1500.0),
@@ -44,20 +44,22 @@ class PreprocessConfig(Config):
     """Lung, soft tissue and bone as (centre, width) in HU; they become the three channels."""
     percentiles: tuple[float, float] = (0.5, 99.5)
     """Grey values mapped to black and white where the header names no window."""
-    standardise: Literal["fixed", "frame"] = "fixed"
+    standardise: Literal["fixed", "frame"] = "frame"
     """`fixed`: one mean and deviation for all; `frame`: each frame to zero mean, unit deviation."""
 
 
 class FrameTowerConfig(Config):
     """The 2D tower that sees one frame."""
 
-    library: Literal["timm", "open_clip"] = "timm"
-    name: str = "resnet10t"
-    kwargs: dict[str, Any] = Field(default_factory=lambda: {"channels": [32, 64, 128, 256]})
-    """Passed to the library's model builder."""
+    library: Literal["plain", "timm", "open_clip"] = "plain"
+    """`plain`: our small convolutional net, the best start from scratch on a few cores."""
+    name: str = "conv"
+    """Of the library's models; `conv` is the only plain one."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the model's builder; `plain` takes `width` and `stages`."""
     levels: PositiveInt = 1
     """Feature levels that are merged into the patch tokens: each further one doubles the grid
-    (convolutional timm towers only)."""
+    (convolutional towers only)."""
     weights: WeightsRef | None = None
     """Pretrained weights; None starts from scratch."""
 

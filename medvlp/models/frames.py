@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from medvlp.errors import ConfigError
 from medvlp.models.config import FrameTowerConfig
+from medvlp.models.plain import PlainConv
 from medvlp.models.weights import load_tower_weights
 
 
@@ -63,7 +64,7 @@ class FrameTower(nn.Module):
                 frames, indices=1, normalize_intermediates=True, intermediates_only=True
             )
             return [out["image_intermediates"][-1]]
-        if not hasattr(self.network, "forward_features"):
+        if self.library == "plain" or not hasattr(self.network, "forward_features"):
             return list(self.network(frames))
         out = self.network.forward_features(frames)
         if out.ndim == 4:
@@ -86,6 +87,8 @@ class FrameTower(nn.Module):
 
 def _build(config: FrameTowerConfig, size: int) -> Any:
     try:
+        if config.library == "plain":
+            return PlainConv(levels=config.levels, **config.kwargs)
         if config.library == "open_clip":
             model = open_clip.create_model(
                 config.name, pretrained=None, force_image_size=size, **config.kwargs
@@ -99,7 +102,7 @@ def _build(config: FrameTowerConfig, size: int) -> Any:
                 **config.kwargs,
             )
         return timm.create_model(config.name, num_classes=0, global_pool="", **config.kwargs)
-    except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise ConfigError(
             "the frame tower cannot be built",
             code="tower-unknown",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from medvlp.errors import CheckpointError
+from medvlp.models.wordpiece import learn_pieces
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 POLARITY_WORDS = (
@@ -21,6 +23,9 @@ POLARITY_WORDS = (
     "is", "are", "present", "shows", "showing", "findings", "left", "right", "bilateral",
 )  # fmt: skip
 """Words that decide what a sentence states; each is one token whatever the dataset says."""
+
+
+_LONGEST_WORD = 64
 
 
 class Tokens(NamedTuple):
@@ -96,20 +101,24 @@ def train_wordpiece(texts: Iterable[str], *, vocabulary: int, max_tokens: int) -
         vocabulary: Most entries, special tokens included.
         max_tokens: Longest text, tokens.
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=64))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    corpus = sorted(set(texts))
+    normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words: Counter[str] = Counter()
+    for text in sorted(set(texts)):
+        found = splitter.pre_tokenize_str(normalizer.normalize_str(text))
+        words.update(word for word, _ in found if len(word) <= _LONGEST_WORD)
     plain = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=plain,
-        show_progress=False,
+    fixed = [*SPECIAL, *plain, *(f"##{letter}" for letter in plain), *POLARITY_WORDS]
+    pieces = learn_pieces(words, fixed, vocabulary)
+    model = models.WordPiece(
+        {piece: number for number, piece in enumerate(pieces)},
+        unk_token="[UNK]",
+        max_input_chars_per_word=_LONGEST_WORD,
     )
-    # Often enough that every merge of these words is among the first.
-    always = list(POLARITY_WORDS) * (len(corpus) + 10)
-    tokenizer.train_from_iterator([*corpus, *always], trainer)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.add_special_tokens(list(SPECIAL))
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medvlp.models import encoder as module
+from medvlp.models.encoder import Encoder
+from medvlp.types import Visual
+
+
+@pytest.fixture
+def encoder(model, tokenizer) -> Encoder:
+    return Encoder(model, tokenizer, digest="d")
+
+
+def test_visuals_of_all_kinds_equal_each_alone(encoder: Encoder, visuals):
+    together = encoder.visuals(visuals)
+    alone = torch.cat([encoder.visuals([visual]) for visual in visuals])
+    assert together.shape == (5, 8)
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_nothing_in_gives_nothing_out(encoder: Encoder):
+    assert encoder.visuals([]).shape == (0, 8)
+    assert encoder.texts([]).shape == (0, 8)
+
+
+def test_many_texts_equal_each_alone(encoder: Encoder, monkeypatch: pytest.MonkeyPatch):
+    texts = ["No nodule.", "There is a nodule.", "Small left pleural effusion."]
+    whole = encoder.texts(texts)
+    monkeypatch.setattr(module, "TEXTS_AT_ONCE", 2)
+    assert torch.allclose(encoder.texts(texts), whole, atol=1e-6)
+
+
+def test_a_long_series_passes_the_tower_in_bounded_chunks(encoder: Encoder):
+    seen: list[int] = []
+    encoder.model.frames.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    frames = np.random.default_rng(0).integers(-500, 500, (300, 16, 16)).astype(np.int16)
+    encoder.visuals([Visual(frames, np.arange(300.0), "volume", "HU")])
+    assert sum(seen) == 300
+    assert max(seen) <= module.FRAMES_AT_ONCE
+
+
+def test_grounding_belongs_to_the_same_vector(encoder: Encoder, visuals):
+    grounding = encoder.grounding(visuals[1])
+    assert grounding.patches.shape == (9, 8, 8, 8)
+    assert torch.allclose(grounding.vector, encoder.visuals(visuals[1:2])[0], atol=1e-5)
+    assert torch.allclose(grounding.patches.norm(dim=-1), torch.ones(()), atol=1e-5)
+    assert grounding.slice_weights.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_model_is_frozen_and_in_evaluation_mode(encoder: Encoder):
+    assert not encoder.model.training
+    assert not any(p.requires_grad for p in encoder.model.parameters())
