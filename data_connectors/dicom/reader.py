@@ -20,7 +20,7 @@ from data_connectors.dicom.image import read_image
 from data_connectors.dicom.multiframe import read_enhanced
 from data_connectors.dicom.series import Assembled, read_series
 from data_connectors.dicom.source import DicomSource
-from data_connectors.dicom.tables import load_tables, read_region, table_files
+from data_connectors.dicom.tables import Tables, load_tables, read_region, table_files
 from data_connectors.files import fetch, refuse, scan
 from data_connectors.items import Item, Refused, Region, VisualItem
 from data_connectors.source import Unit
@@ -37,6 +37,7 @@ def find(source: DicomSource) -> Iterator[Unit | Refused]:
         ConfigError: A side table cannot be read.
         InputError: The source's path does not exist.
     """
+    tables = load_tables(source)
     slices: list[Header] = []
     found = scan(
         source.path,
@@ -57,9 +58,9 @@ def find(source: DicomSource) -> Iterator[Unit | Refused]:
         if header.stacked:
             slices.append(header)
         else:
-            yield _unit([header], _way(header))
+            yield _unit([header], _way(header), tables)
     for group in group_series(slices):
-        yield _unit(group, "series")
+        yield _unit(group, "series", tables)
 
 
 def read(source: DicomSource, unit: Unit) -> Iterator[Item]:
@@ -129,8 +130,17 @@ def _way(header: Header) -> str:
     return "cine" if header.frames > 1 else "image"
 
 
-def _unit(headers: Sequence[Header], hint: str) -> Unit:
+def _unit(headers: Sequence[Header], hint: str, tables: Tables) -> Unit:
+    """A unit whose id changes when its files or what the side tables say about it change."""
     digest = hashlib.sha256(hint.encode())
     for header in headers:
-        digest.update(f"\0{header.series}\0{header.sop_uid}\0{header.name}".encode())
+        facts = (header.series, header.sop_uid, header.name, _said(tables, header.sop_uid))
+        digest.update(repr(facts).encode("utf-8", "surrogateescape"))
+    digest.update(repr(_said(tables, headers[0].series)).encode())
     return Unit(digest.hexdigest(), tuple(sorted(header.name for header in headers)), hint)
+
+
+def _said(tables: Tables, uid: str) -> tuple[object, ...]:
+    """What the tables say about a series or instance, independent of where they lie."""
+    regions = [(row.concept, row.side, row.mask.name) for row in tables.regions_of(uid)]
+    return tables.labels_of(uid), regions

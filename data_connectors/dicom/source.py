@@ -16,7 +16,7 @@ class DicomSource(Source):
     kind: Literal["dicom"] = "dicom"
     labels: Path | None = None
     """CSV `uid,labels`: gold labels joined by `|`; uid is a SeriesInstanceUID or SOPInstanceUID.
-    A relative path is relative to `path`."""
+    A relative path is looked for in the folder `path`, then in the folders above it."""
     regions: Path | None = None
     """CSV `uid,concept,side,mask`: where findings are; masks are PNG files in the pixels of the
     stored visual (a volume's slices stacked downwards), relative to the CSV."""

@@ -60,7 +60,7 @@ def table_files(source: DicomSource) -> set[Path]:
 
 
 def table_path(source: DicomSource, path: Path | None) -> Path | None:
-    """A table's path; a relative one is below the source's folder, or beside it.
+    """A side table's path; a relative one is looked for in the source's folder, then above it.
 
     Raises:
         ConfigError: There is no such file.
@@ -68,9 +68,9 @@ def table_path(source: DicomSource, path: Path | None) -> Path | None:
     if path is None:
         return None
     folder = source.path if source.path.is_dir() else source.path.parent
-    for candidate in (folder / path, source.path.parent / path):
-        if candidate.is_file():
-            return candidate
+    for parent in (folder, *folder.parents):
+        if (parent / path).is_file():
+            return parent / path
     raise ConfigError(f"source {source.name}: a side table is missing", got=path)
 
 

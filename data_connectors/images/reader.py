@@ -47,12 +47,12 @@ def find(source: ImagesSource) -> Iterator[Unit | Refused]:
         else:
             yield _no_image(entry[0])
     if table is None:
-        yield from (_unit(name, ()) for name in names)
+        yield from (_unit(name, (), ()) for name in names)
         return
     matched = match_rows(source, rows, names)
     for name in names:
         if name in matched.rows:
-            yield _unit(name, matched.rows[name])
+            yield _unit(name, matched.rows[name], rows)
         else:
             reason = "no row of the table names this image"
             yield Refused("row-missing", reason, "add a row, or remove the image", (name,))
@@ -143,5 +143,8 @@ def _start(handle: Handle) -> bytes:
         return b""
 
 
-def _unit(name: str, rows: Sequence[int]) -> Unit:
-    return Unit(hashlib.sha256(name.encode()).hexdigest(), (name,), json.dumps(list(rows)))
+def _unit(name: str, numbers: Sequence[int], rows: Sequence[Row]) -> Unit:
+    """A unit whose id changes when a row of the image changes."""
+    said = json.dumps([sorted(rows[number].items()) for number in numbers])
+    digest = hashlib.sha256(f"{name}\0{said}".encode("utf-8", "surrogateescape"))
+    return Unit(digest.hexdigest(), (name,), json.dumps(list(numbers)))

@@ -49,7 +49,8 @@ def read_table(source: ImagesSource) -> tuple[Row, ...]:
     if path is None:
         return ()
     try:
-        rows = _rows(path, path.stat().st_mtime_ns)
+        state = path.stat()
+        rows = _rows(path, (state.st_mtime_ns, state.st_size))
     except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(
             f"source {source.name}: the table cannot be read ({type(error).__name__})",
@@ -120,7 +121,7 @@ def match_rows(source: ImagesSource, rows: Iterable[Row], names: Iterable[str]) 
 
 
 @lru_cache(maxsize=8)
-def _rows(path: Path, _changed: int) -> tuple[Row, ...]:
+def _rows(path: Path, _changed: tuple[int, int]) -> tuple[Row, ...]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".json":
         found = json.loads(text)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_connectors.dicom.reader import find
 from data_connectors.dicom.source import DicomSource
 from data_connectors.dicom.tables import load_tables
+from data_connectors.source import Unit
 from medvlp.errors import ConfigError
 
 
@@ -83,3 +86,25 @@ def test_bad_region_table_is_a_config_error(tmp_path: Path, text: str) -> None:
 def test_missing_table_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="side table is missing"):
         load_tables(DicomSource(name="x", path=tmp_path, labels=Path("nowhere.csv")))
+
+
+def test_table_is_found_beside_or_above_the_folder(ingest: Any, series: Path) -> None:
+    (series / "truth").mkdir()
+    (series / "truth/labels.csv").write_text("uid,labels\n2.25.3,nodule\n")
+    item = ingest(series / "dicom", labels=Path("truth/labels.csv")).only
+    assert item.labels == ("nodule",)
+    above = f"{series.name}/truth/labels.csv"
+    assert ingest(series / "dicom", labels=Path(above)).only.labels == ("nodule",)
+
+
+def test_unit_changes_with_its_labels(series: Path) -> None:
+    table = series / "labels.csv"
+    source = DicomSource(name="x", path=series / "dicom", labels=table)
+    ids = set()
+    for text in ("uid,labels\n", "uid,labels\n2.25.3,mass\n", "uid,labels\n2.25.3,nodule\n"):
+        table.write_text(text)
+        os.utime(table, ns=(0, len(ids)))
+        [unit] = find(source)
+        assert isinstance(unit, Unit)
+        ids.add(unit.id)
+    assert len(ids) == 3

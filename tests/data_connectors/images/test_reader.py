@@ -11,6 +11,7 @@ from PIL import Image
 from data_connectors.images.reader import find, read
 from data_connectors.images.source import ImagesSource
 from data_connectors.items import Refused, VisualItem
+from data_connectors.source import Unit
 from medvlp.errors import ConfigError
 
 
@@ -89,6 +90,16 @@ def test_columns_of_the_row_go_into_the_item(folder: Path) -> None:
     assert (item.identity.patient, item.identity.study) == ("P1", "S1")
     assert (item.modality, item.licence, item.provenance) == ("CR", "CC BY 4.0", "test")
     assert (item.labels, item.texts[0].text) == (("mass",), "CR PA: mass")
+
+
+def test_unit_changes_with_its_row(folder: Path) -> None:
+    table = folder / "t.csv"
+    source = ImagesSource(name="x", path=folder, table=Path("t.csv"), patient_column="who")
+    ids = set()
+    for who in ("P1", "P22", "P333"):
+        table.write_text(f"file,who\np1_a.png,{who}\n")
+        ids |= {unit.id for unit in find(source) if isinstance(unit, Unit)}
+    assert len(ids) == 3
 
 
 def test_missing_table_stops_the_ingest(folder: Path) -> None:
