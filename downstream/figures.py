@@ -100,19 +100,21 @@ def _bar(
 
 
 def reliability_figure(mean: Floats, rate: Floats, count: npt.NDArray[np.int64]) -> str:
-    """Observed rate against the model's probability, with how many fall in each bin."""
+    """Observed rate against the model's probability, and how many fall in each bin."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(3.6, 3.9), layout="constrained")
-        upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+        figure = Figure(figsize=(6.4, 2.7), layout="constrained")
+        left, right = figure.subplots(1, 2)
         used = count > 0
-        upper.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
-        upper.plot(mean[used], rate[used], "o-", color=COLOURS[0], lw=1.4, ms=4)
-        upper.set(ylabel="observed rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        upper.grid(color=GRID)
+        left.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
+        left.plot(mean[used], rate[used], "o-", color=COLOURS[0], lw=1.4, ms=4)
+        left.set(ylabel="observed rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        left.grid(color=GRID)
         edges = np.linspace(0, 1, len(count) + 1)
-        lower.bar(edges[:-1], count, width=np.diff(edges), align="edge", color="#bcd0e5",
-                  edgecolor="white")  # fmt: skip
-        lower.set(xlabel="probability by the model's softmax", ylabel="count")
+        right.bar(
+            edges[:-1], count, width=np.diff(edges), align="edge", color="#bcd0e5", edgecolor="w"
+        )
+        right.set(ylabel="count", xlim=(-0.02, 1.02))
+        figure.supxlabel("probability by the model's softmax", fontsize=9)
         return svg(figure)
 
 
@@ -188,7 +190,9 @@ def heat_figure(picture: Picture) -> str:
         plain, hot = figure.add_subplot(spec[0, 0]), figure.add_subplot(spec[0, 1])
         for axes in (plain, hot):
             axes.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set_axis_off()
+            axes.set(xticks=[], yticks=[])
+            for side in axes.spines.values():
+                side.set(visible=True, color=MUTED)
         hot.imshow(picture.heat, cmap="inferno", alpha=0.45)
         for axes in (plain, hot):
             if picture.mask.any():
