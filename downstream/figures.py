@@ -206,12 +206,12 @@ def heat_figure(picture: Picture) -> str:
 
 
 def _slice_curve(axes: Axes, picture: Picture) -> None:
-    slices = np.arange(len(picture.slice_weights))
+    slices = np.arange(1, len(picture.slice_weights) + 1)
     for start, length in _runs(picture.lesion_slices, slices.astype(np.float64), 1.0):
         axes.axvspan(start - 0.5, start + length - 0.5, color="#19e36f", alpha=0.25, lw=0)
     axes.plot(slices, picture.slice_weights, color=COLOURS[0], lw=1.4)
-    axes.axvline(picture.slice, color="#d4145a", lw=1, ls="--")
-    axes.set(xlabel="slice (foot to head)", ylabel="weight", xlim=(-0.5, len(slices) - 0.5))
+    axes.axvline(picture.slice + 1, color="#d4145a", lw=1, ls="--")
+    axes.set(xlabel="slice (foot to head)", ylabel="weight", xlim=(0.5, len(slices) + 0.5))
     axes.set_ylim(bottom=0)
 
 

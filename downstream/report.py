@@ -262,6 +262,7 @@ def _picture(picture: Picture) -> dict[str, Any]:
         "hit": picture.hit,
         "slice": picture.slice if len(picture.slice_weights) > 1 else None,
         "slices": len(picture.slice_weights),
+        "on_slice": bool(picture.mask.any()),
         "image": figures.heat_figure(picture),
     }
 
