@@ -61,12 +61,13 @@ def build_engine(name: str, *, workers: int, timeout_s: float, preload: Sequence
             "this engine is not available here", code="engine-missing", got=name, limit="local",
             next_step="use --engine local; it uses every core of this machine",
         )  # fmt: skip
-    workers = workers or len(os.sched_getaffinity(0))
-    return InProcess() if workers == 1 else LocalEngine(workers, timeout_s, preload)
+    if workers == 1:
+        return InProcess()
+    return LocalEngine(workers or len(os.sched_getaffinity(0)), timeout_s, preload)
 
 
 class InProcess:
-    """One task after the other, right here."""
+    """One task after the other, right here: simple to debug, but a crash is everybody's."""
 
     def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R | Lost]:
         """Yield one result a task, in the order of the tasks."""
@@ -92,7 +93,7 @@ class LocalEngine:
             run.stop()
 
     def spawn(self, function: Callable[[Any], Any]) -> _Worker:
-        """Start one worker."""
+        """Start one worker; `_Worker.wait` tells when it is there."""
         here, there = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(there, function), daemon=True)
         process.start()
@@ -117,6 +118,21 @@ class _Worker:
     task: int | None = None
     since: float = 0.0
 
+    def wait(self) -> _Worker:
+        """Until the worker says hello.
+
+        Raises:
+            DependencyError: It died before; every task would be lost.
+        """
+        try:
+            self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            raise DependencyError(
+                "worker processes cannot start", code="workers-cannot-start",
+                next_step='call from under `if __name__ == "__main__":`, or use --workers 1',
+            ) from None  # fmt: skip
+        return self
+
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
@@ -135,7 +151,8 @@ class _Run(Generic[T, R]):
         self.deaths: dict[int, int] = {}
         self.done: dict[int, R | Lost] = {}
         number = min(engine.workers, len(tasks))
-        self.workers = [engine.spawn(function) for _ in range(number)]
+        started = [engine.spawn(function) for _ in range(number)]
+        self.workers = [worker.wait() for worker in started]
 
     def results(self) -> Iterator[R | Lost]:
         for turn in range(len(self.tasks)):
@@ -187,7 +204,7 @@ class _Run(Generic[T, R]):
         assert task is not None
         worker.kill()
         log.warning("a worker %s; starting another", why)
-        self.workers[self.workers.index(worker)] = self.engine.spawn(self.function)
+        self.workers[self.workers.index(worker)] = self.engine.spawn(self.function).wait()
         self.deaths[task] = self.deaths.get(task, 0) + 1
         if why == "crashed" and self.deaths[task] == 1:
             self.again.append(task)
@@ -199,5 +216,6 @@ def _serve(pipe: Connection[Any, Any], function: Callable[[Any], Any]) -> None:
     """The life of a worker: take a task, answer, until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which stops us
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        pipe.send("hello")
         while True:
             pipe.send(function(pipe.recv()))

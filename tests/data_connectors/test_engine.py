@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from data_connectors.engine import InProcess, LocalEngine, Lost, build_engine
 from medvlp.errors import DependencyError
 
-TASKS = '''
+TASKS = """
 import os, signal, time
 
 
@@ -44,7 +45,7 @@ def stuck(number):
 
 def big(number):
     return bytes(3_000_000)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +97,31 @@ def test_a_task_that_hangs_is_given_up(tasks):
 
 def test_zero_workers_means_one_a_core():
     engine = build_engine("local", workers=0, timeout_s=60, preload=())
-    cores = len(os.sched_getaffinity(0))
-    assert engine.workers == cores if cores > 1 else isinstance(engine, InProcess)
+    assert isinstance(engine, LocalEngine)
+    assert engine.workers == len(os.sched_getaffinity(0))
+
+
+def test_one_worker_is_no_extra_process(tasks):
+    engine = build_engine("local", workers=1, timeout_s=60, preload=())
+    assert isinstance(engine, InProcess)
+    assert list(engine.map(os.getpgid, [0])) == [os.getpgid(0)]
+
+
+def test_a_script_without_a_main_guard_is_told_so(tasks, tmp_path):
+    """Workers import the main script: without a guard each would start workers of its own."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from data_connectors.engine import LocalEngine\n"
+        "print(list(LocalEngine(2, 60).map(abs, [-1, -2])))\n"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1
+    assert "workers-cannot-start" in run.stderr
+    script.write_text(
+        f"if __name__ == '__main__':\n    {'; '.join(script.read_text().splitlines())}"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert run.stdout == "[1, 2]\n"
 
 
 def test_an_engine_that_is_not_here_is_refused_with_a_next_step():
