@@ -92,7 +92,7 @@ class TrainerConfig(Config):
     max_seconds: PositiveFloat | None = None
     """Safety stop; the number of steps is the budget, so that runs can be repeated."""
     seed: int = 1
-    precision: Literal["auto", "bf16", "32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bfloat16 autocast where the processor has it, else float32."""
     threads: PositiveInt | None = None
     """Processor threads; None: as many as cores."""

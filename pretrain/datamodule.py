@@ -191,6 +191,20 @@ def train_samples(dataset: Dataset, config: PretrainConfig) -> tuple[Sample, ...
     return tuple(samples)
 
 
+def require_samples(samples: Sequence[Sample]) -> None:
+    """Refuse a run without data.
+
+    Raises:
+        ConfigError: There is no train sample.
+    """
+    if not samples:
+        raise ConfigError(
+            "no train sample with a visual and a text is left",
+            code="train-empty",
+            next_step="see data.provenance, and `medvlp inspect`",
+        )
+
+
 def shuffle_pairs(samples: Sequence[Sample], seed: int) -> list[Sample]:
     """Texts and findings permuted among the samples of each pool; no sample keeps its own."""
     shuffled = list(samples)

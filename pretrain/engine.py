@@ -19,7 +19,7 @@ from medvlp.models.vlp import VLP
 from pretrain.averaging import WeightAverage
 from pretrain.callbacks import Checkpoints, History
 from pretrain.config import PretrainConfig, TrainerConfig
-from pretrain.datamodule import PretrainData, train_samples
+from pretrain.datamodule import PretrainData, require_samples, train_samples
 from pretrain.folder import SUMMARY, RunFolder
 from pretrain.module import PretrainModule
 from pretrain.texts import build_tokenizer
@@ -56,6 +56,7 @@ def pretrain(
         torch.set_num_threads(config.trainer.threads)
 
     samples = train_samples(dataset, config)
+    require_samples(samples)
     tokenizer = build_tokenizer(config.model.text, samples)
     start = int(checkpoint["global_step"]) if checkpoint else 0
     batches = PretrainData(config, dataset, samples, tokenizer, start=start)
@@ -107,7 +108,7 @@ def _trainer(
 
 def precision(config: TrainerConfig) -> Any:
     """Lightning's name of the configured precision on this machine."""
-    if config.precision == "32":
+    if config.precision == "fp32":
         return "32-true"
     if config.precision == "bf16":
         return "bf16-mixed"

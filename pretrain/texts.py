@@ -77,7 +77,8 @@ def _choice(sample: Sample, rows: Mapping[str, int]) -> Choice:
     for text in sample.texts:
         if text.text in rows:
             (long if text.level in DOCUMENT_LEVELS else short)[rows[text.text]] = None
-    return Choice(tuple(short), tuple(long))
+    # A section of one sentence is that sentence.
+    return Choice(tuple(short), tuple(row for row in long if row not in short))
 
 
 def build_tokenizer(config: TextTowerConfig, samples: Sequence[Sample]) -> TextTokenizer:

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from medvlp.models.vlp import VLP
+from pretrain.averaging import WeightAverage
+from pretrain.module import PretrainModule
+
+
+@pytest.fixture
+def module(smoke) -> PretrainModule:
+    config = smoke()
+    return PretrainModule(VLP(config.model, 200), config)
+
+
+def test_the_average_follows_its_formula(module):
+    average = WeightAverage(0.5)
+    trainer = SimpleNamespace(global_step=0)
+    weight = module.model.norm.weight
+    average.on_train_start(trainer, module)
+    expected = weight.detach().clone()
+    for step in range(1, 30):
+        with torch.no_grad():
+            weight.fill_(float(step))
+        trainer.global_step = step
+        average.on_train_batch_end(trainer, module, None, None, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    average.apply(module.model)
+    assert torch.allclose(weight.detach(), expected)
+
+
+def test_running_statistics_are_averaged_too(module):
+    names = WeightAverage(0.9)
+    names.on_train_start(SimpleNamespace(global_step=0), module)
+    assert any(name.endswith("running_mean") for name in names.average)
+    assert not any(name.endswith("num_batches_tracked") for name in names.average)
+
+
+def test_the_average_survives_a_checkpoint(module, tmp_path):
+    average = WeightAverage(0.9)
+    average.on_train_start(SimpleNamespace(global_step=0), module)
+    average.average["norm.weight"] += 1
+    torch.save(average.state_dict(), tmp_path / "a.pt")
+    again = WeightAverage(0.9)
+    again.load_state_dict(torch.load(tmp_path / "a.pt", weights_only=True))
+    again.on_train_start(SimpleNamespace(global_step=5), module)
+    assert torch.equal(again.average["norm.weight"], average.average["norm.weight"])
