@@ -90,7 +90,7 @@ def scan(
         if isinstance(found, Refused):
             yield found
             continue
-        if found.resolve() in skipped:
+        if found in skipped:
             continue
         number += 1
         if number > max_files:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.encaps import get_frame
@@ -28,6 +28,7 @@ def test_size_of_every_coded_syntax_of_one_image(shared_data: Path) -> None:
         assert coded_size(get_frame(dcmread(path).PixelData, 0, number_of_frames=1)) == (512, 512)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_arbitrary_bytes_never_raise(data: bytes) -> None:
     for start in (b"", b"\xff\xd8", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydicom import dcmread
@@ -40,6 +40,7 @@ def code_of(dataset: Dataset, **limits: int) -> str:
     return caught.value.code
 
 
+@settings(deadline=None)
 @given(
     stored=arrays(np.int16, (3, 4)),
     slope=st.sampled_from([1.0, 2.0, -1.0, 0.5, 0.00103, 1e5]),

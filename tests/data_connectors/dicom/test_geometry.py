@@ -43,6 +43,7 @@ def code_of(given: list[Plane | None], **options: float) -> tuple[str, str]:
     return caught.value.code, str(caught.value)
 
 
+@settings(deadline=None)
 @given(order=st.permutations(range(8)), seed=st.integers(0, 1000))
 def test_any_order_gives_the_same_grid(order: list[int], seed: int) -> None:
     straight = planes(8, rotation=Rotation.random(rng=seed).as_matrix())
@@ -52,6 +53,7 @@ def test_any_order_gives_the_same_grid(order: list[int], seed: int) -> None:
     np.testing.assert_array_equal(shuffled.affine, plain.affine)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_affine_gives_the_standard_position_of_every_pixel(seed: int) -> None:
     """Oracle: PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1, written out for one pixel."""
@@ -67,7 +69,7 @@ def test_affine_gives_the_standard_position_of_every_pixel(seed: int) -> None:
         np.testing.assert_allclose((grid.affine @ [k, row, column, 1])[:3], expected, atol=1e-9)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_canonical_moves_pixels_and_affine_together(seed: int) -> None:
     """Every voxel keeps its value and its place in the patient, whatever the acquisition plane."""

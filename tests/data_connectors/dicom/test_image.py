@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -106,6 +106,7 @@ def test_colour_secondary_capture_is_rgb(ingest: Any, tmp_path: Path, write_dico
     assert item.geometry.unit == "rgb"
 
 
+@settings(deadline=None)
 @given(
     values=arrays(np.float32, (4, 4), elements=st.floats(-5000, 70_000, width=32)),
     whole=st.booleans(),

@@ -255,6 +255,16 @@ def test_repeats_that_nothing_tells_apart_stay_refused(
     assert ingest(tmp_path).refusal.code == "series-duplicate-position"
 
 
+def test_an_attribute_that_splits_unevenly_is_not_trusted(
+    ingest: Any, tmp_path: Path, write_series: Any, noise: np.ndarray
+) -> None:
+    """Two echo times whose slices visit different places: nobody knows what belongs together."""
+    places = [(0.0, 0.0, 3.0 * k) for k in (0, 1, 2, 3, 4, 3, 4, 5, 6, 7)]
+    each = [{"EchoTime": 10.0 + 70 * (k // 5)} for k in range(10)]
+    write_series(tmp_path, noise, positions=places, each=each, SOPClassUID=MR, Modality="MR")
+    assert ingest(tmp_path).refusal.code == "series-duplicate-position"
+
+
 def test_localiser_in_the_series_is_an_image_of_its_own(
     ingest: Any, tmp_path: Path, write_series: Any, noise: np.ndarray
 ) -> None:

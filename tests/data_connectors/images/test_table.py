@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_connectors.images.source import ImagesSource
@@ -72,6 +72,7 @@ def test_rows_find_their_images_by_path_name_or_stem(tmp_path: Path) -> None:
     assert (matched.ambiguous, matched.missing, matched.nameless) == ([3], [5], [6])
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "b.png", "x/b.png", "c.jpg", "", "d"])))
 def test_every_row_is_accounted_for_once(wanted: list[str]) -> None:
     matched = match_rows(
