@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from downstream.interfaces import GroundingMaps, SampleStore, VisionTextEncoder
 from medvlp.types import Sample, Visual
@@ -52,6 +53,7 @@ class Embedder:
         self._disturb = disturb
         self._samples: dict[str, Floats] = {}
         self._texts: dict[str, Floats] = {}
+        self._evidence: dict[tuple[str, bytes], Floats] = {}
 
     def read(self, sample: Sample) -> Visual:
         """What the model is shown of a sample."""
@@ -67,6 +69,26 @@ class Embedder:
             for (key, _), vector in zip(batch, vectors, strict=True):
                 self._samples[key] = vector
         return np.stack([self._samples[sample.key] for sample in samples])
+
+    def evidence(self, samples: Sequence[Sample], texts: Floats) -> Floats:
+        """How strongly texts are seen in the patches of samples, [b, m].
+
+        Args:
+            samples: Their vectors are kept too.
+            texts: Unit vectors [m, e].
+        """
+        question = hashlib.sha256(texts.tobytes()).digest()
+        missing = [s for s in samples if (s.key, question) not in self._evidence]
+        asked = torch.from_numpy(texts).float()
+        done = progress(missing, f"{self.name}: looking at patches")
+        for batch in self._batches((sample.key, self.read(sample)) for sample in done):
+            vectors, evidence = self._encoder.compare([visual for _, visual in batch], asked)
+            for (key, _), vector, row in zip(
+                batch, _to_numpy(vectors), _to_numpy(evidence), strict=True
+            ):
+                self._samples[key] = vector
+                self._evidence[key, question] = row
+        return np.stack([self._evidence[sample.key, question] for sample in samples])
 
     def visuals(self, visuals: list[Visual]) -> Floats:
         """Unit vectors [b, e] of visuals that are not kept."""

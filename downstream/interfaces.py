@@ -61,6 +61,9 @@ class VisionTextEncoder(Protocol):
     def texts(self, texts: list[str]) -> Tensor:
         """Unit vectors [m, e]."""
 
+    def compare(self, visuals: list[Visual], texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors [b, e], and the evidence [b, m] for unit text vectors [m, e] in patches."""
+
     def grounding(self, visual: Visual) -> Any:
         """The `GroundingMaps` of one visual."""
 

@@ -20,7 +20,10 @@ def describe_score(task: ZeroShotTask) -> str:
     """The score in words, for the metric card."""
     if task.mode == "multiclass":
         return "log softmax over the classes' positive prompts at the model's logit scale"
-    return "cos(visual, positive prompts)" + CONTRASTS[task.contrast].format("visual")
+    words = "cos(visual, positive prompts)" + CONTRASTS[task.contrast].format("visual")
+    if task.evidence:
+        words += f" + {task.evidence:g} evidence(patches, positive prompts)"
+    return words
 
 
 def score_labels(
@@ -35,10 +38,15 @@ def score_labels(
     Returns:
         [n, k].
     """
-    visual = embedder.samples(samples)
     if task.mode == "multilabel":
-        difference: Floats = visual @ contrast_vectors(prompts, embedder, task.contrast).T
+        seen: Floats | float = 0.0
+        if task.evidence:
+            claims, _ = prompt_vectors(prompts, embedder)
+            seen = task.evidence * embedder.evidence(samples, claims)
+        visual = embedder.samples(samples)
+        difference: Floats = visual @ contrast_vectors(prompts, embedder, task.contrast).T + seen
         return difference
+    visual = embedder.samples(samples)
     positive, _ = prompt_vectors(prompts, embedder)
     logits = embedder.scale * (visual @ positive.T)
     shifted = logits - logits.max(axis=1, keepdims=True)

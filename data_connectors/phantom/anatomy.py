@@ -117,7 +117,7 @@ def _vessel_tree(rng: np.random.Generator, size: float) -> np.ndarray:
         hilum = np.array([2.0, 8.0, side * 30.0])
         starts = np.repeat(hilum[None], 16, axis=0) + rng.normal(0, 6, (16, 3))
         aims = rng.normal(0, 1, (16, 3)) * (1.1, 0.8, 0.6) + (-0.15, 0.0, side * 0.8)
-        for count, length, radius in ((5, 64.0, 3.6), (5, 42.0, 2.0), (0, 28.0, 1.1)):
+        for count, length, radius in ((5, 64.0, 3.2), (5, 42.0, 1.8), (0, 28.0, 1.0)):
             aims = aims / np.linalg.norm(aims, axis=1, keepdims=True)
             reach = size * length * rng.uniform(0.7, 1.25, len(starts))
             bend = rng.normal(0, 0.12, aims.shape)
@@ -198,7 +198,7 @@ def lung_depth(a: Anatomy, side: float, z: Array, y: Array, x: Array) -> Array:
     wall = (cavity_scale(a, z) - cavity_radius(a, y, x)) * np.float32(a.cavity_width)
     # What lies between the lungs is thin in front (the lungs almost meet) and wide at the hila.
     between = a.mediastinum * (0.55 + 0.45 * np.clip((y + 70) / 60, 0, 1))
-    waist = 3.5 * np.sin((z + 30 * side) / 19) + 5 * np.exp(-(((z - 72) / 22) ** 2))
+    waist = 1.6 * np.sin((z + 30 * side) / 19) + 5 * np.exp(-(((z - 72) / 22) ** 2))
     inner = np.float32(side) * x - between - waist
     spine = np.sqrt(x**2 + (y - a.spine_y) ** 2) - np.float32(a.spine + 4)
     floor = z - diaphragm(a, side, y, x)

@@ -14,9 +14,11 @@ import numpy as np
 from data_connectors.phantom.anatomy import (
     LOBES,
     Anatomy,
+    heart_depth,
     lobe_at,
     lobe_depth,
     lung_depth,
+    side_index,
 )
 from data_connectors.phantom.grid import Array
 
@@ -161,15 +163,15 @@ def _draw(rng: np.random.Generator, concept: str, a: Anatomy) -> Planted:
     more: tuple[tuple[float, float, float], ...] = ()
     match concept:
         case "nodule" | "mass":
-            size = 13 + 15 * grade if concept == "nodule" else 32 + 23 * grade
+            size = 18 + 11 * grade if concept == "nodule" else 48 + 32 * grade
             centre, lobe = _place(rng, a, side, margin=size / 2 * 0.8)
-            if concept == "nodule" and rng.uniform() < 0.3:
+            if concept == "nodule" and rng.uniform() < 0.5:
                 more = (_place_in(rng, a, side, lobe, margin=size / 2),)
         case "consolidation":
             names = LOBES[side]
             lobe = names[int(rng.integers(len(names)))]
             centre = _place_in(rng, a, side, lobe, margin=14.0)
-            size = 55 + 40 * grade
+            size = 80 + 45 * grade
         case "pleural_effusion":
             if rng.uniform() < 0.25:
                 side = "bilateral"
@@ -182,7 +184,7 @@ def _draw(rng: np.random.Generator, concept: str, a: Anatomy) -> Planted:
             names = LOBES[side]
             lobe = names[int(rng.integers(len(names)))]
             centre = _place_in(rng, a, side, lobe, margin=12.0)
-            size = 60 + 30 * grade
+            size = 80 + 35 * grade
         case "emphysema":
             if rng.uniform() < 0.7:
                 side = "bilateral"
@@ -210,6 +212,9 @@ def _place_in(
     x = (sign * rng.uniform(0, a.cavity_width, count)).astype(np.float32)
     inner = lung_depth(a, sign, z, y, x)
     depth: Array = np.minimum(inner, lobe_depth(a, lobe, z, y) + np.float32(0.5 * margin))
-    fits = np.flatnonzero(depth > margin)
-    chosen = int(fits[0]) if len(fits) else int(np.argmax(depth))
+    # Not behind the heart, nor below the dome: a radiograph would not show it.
+    seen = (np.abs(x) > 48) & (z > a.dome[side_index(sign)] + 8)
+    seen &= heart_depth(a, z, np.full_like(y, a.heart[1]), x) < -6
+    fits = np.flatnonzero((depth > margin) & seen)
+    chosen = int(fits[0]) if len(fits) else int(np.argmax(depth + 20 * seen))
     return float(z[chosen]), float(y[chosen]), float(x[chosen])

@@ -67,7 +67,7 @@ def _nodule(scene: Scene, finding: Planted) -> Array:
     assert finding.centre_mm is not None
     assert finding.size_mm is not None
     share = np.zeros(scene.grid.shape, np.float32)
-    value = rng.uniform(60, 160)
+    value = rng.uniform(500, 800)
     for number, centre in enumerate((finding.centre_mm, *finding.more_mm)):
         radius = finding.size_mm / 2 * (1.0 if number == 0 else 0.8)
         box = scene.grid.box(centre, radius + 8)
@@ -98,7 +98,7 @@ def _mass(scene: Scene, finding: Planted) -> Array:
     inside = np.maximum(scene.depth[-1.0][box], scene.depth[1.0][box]) + 4
     share = _soft(np.minimum(outline - distance, inside), scene)
     core = np.clip(1 - distance / (0.55 * radius), 0, 1)
-    _blend(scene, share, 48 + 10 * scene.texture[box] - 25 * core, box)
+    _blend(scene, share, 75 + 10 * scene.texture[box] - 25 * core, box)
     whole = np.zeros(scene.grid.shape, np.float32)
     whole[box] = share
     return whole
@@ -188,7 +188,7 @@ def _atelectasis(scene: Scene, finding: Planted) -> Array:
     height = (dz - np.tan(roll) * dx - np.tan(pitch) * dy) * np.cos(roll) * np.cos(pitch)
     reach = np.sqrt(dx**2 + (dy / 0.8) ** 2)
     medial = np.clip(0.5 - np.float32(side) * dx / (2 * half), 0, 1)
-    thick = (3.5 + 3.5 * finding.grade) * (0.6 + 0.9 * medial)
+    thick = (6.5 + 5.0 * finding.grade) * (0.6 + 0.9 * medial)
     plate = np.minimum(thick - np.abs(height), half - reach)
     width = np.float32(max(1.2 * scene.grid.spacing_mm[2], 0.5 * scene.grid.spacing_mm[0]))
     share = np.clip(plate / width + 0.5, 0, 1) * _soft(scene.depth[side][box] + 1, scene)

@@ -36,7 +36,8 @@ class Exposure:
     black: float
     """Grey level (0 to 1) of the thinnest part of the chest."""
     white: float
-    gamma: float
+    contrast: float
+    """Bend of the grey curve: contrast in the lungs at the cost of the bones."""
     scatter: float
     noise: float
     shutters: tuple[float, float, float, float]
@@ -61,7 +62,7 @@ def draw_exposure(rng: np.random.Generator, half_width: float) -> Exposure:
         turn=rng.normal(0, 0.022),
         black=black,
         white=rng.uniform(0.62, 1.0),
-        gamma=rng.uniform(0.75, 1.35),
+        contrast=rng.uniform(1.6, 3.0),
         scatter=rng.uniform(0.03, 0.09),
         noise=rng.uniform(0.006, 0.014),
         shutters=(float(shut[0]), float(shut[1]), float(shut[2]), float(shut[3])),
@@ -82,15 +83,21 @@ def projection_grid(half_width: float, half_depth: float) -> Grid:
     )
 
 
+def attenuation(body: Rendered) -> Array:
+    """The line integral of the attenuation along every ray: [D, W], no unit."""
+    density = np.maximum(body.hu + 1000, 0)
+    # Bone absorbs more than its density says (photo-electric effect).
+    density = density + 0.4 * np.maximum(body.hu - 150, 0)
+    integral = density.sum(axis=1) * (WATER_PER_MM * body.grid.spacing_mm[1] / 1000)
+    return np.asarray(integral, np.float32)
+
+
 def expose(body: Rendered, exposure: Exposure, rng: np.random.Generator) -> NDArray[np.uint16]:
     """The picture, [size, size] of 12 bits, white where dense (MONOCHROME2).
 
     Row 0 is the top; columns run towards the patient's left.
     """
-    density = np.maximum(body.hu + 1000, 0)
-    # Bone absorbs more than its density says (photo-electric effect).
-    density = density + 0.8 * np.maximum(body.hu - 150, 0)
-    path = density.sum(axis=1) * (WATER_PER_MM * body.grid.spacing_mm[1] / 1000)
+    path = attenuation(body)
     path = _place(path, body.grid, exposure, outside=0.0)
     arrived = np.exp(-path)
     stray = ndimage.gaussian_filter(arrived, exposure.size / 9)
@@ -99,10 +106,14 @@ def expose(body: Rendered, exposure: Exposure, rng: np.random.Generator) -> NDAr
     sigma = exposure.noise * np.sqrt(np.maximum(arrived, 1e-4) / 0.2)
     arrived = arrived + sigma * 0.35 * rng.standard_normal(arrived.shape)
     signal = -np.log(np.clip(arrived, 2e-3, None))
-    signal = signal + 0.45 * (signal - ndimage.gaussian_filter(signal, 3.0))
-    low, high = np.percentile(signal[exposure.size // 6 : -exposure.size // 6], (7, 99))
-    grey = np.clip((signal - low) / (high - low), -0.25, 1.2)
-    grey = np.sign(grey) * np.abs(grey) ** exposure.gamma
+    # As every digital system does: compress the range of the large structures, keep the small.
+    signal = signal - 0.4 * ndimage.gaussian_filter(signal, exposure.size / 9, mode="nearest")
+    # Automatic exposure looks at the chest, not at the air beside it.
+    chest = signal[(path > 0.9) & (np.abs(np.arange(exposure.size) / exposure.size - 0.5) < 0.36)]
+    low, high = np.percentile(chest, (0.5, 98)) if chest.size else (0.0, 1.0)
+    grey = np.clip((signal - low) / (high - low), 0, 1.2)
+    # The film's curve: most contrast where it is dark, in the lungs.
+    grey = (1 - np.exp(-exposure.contrast * grey)) / (1 - np.exp(-exposure.contrast))
     grey = exposure.black + (exposure.white - exposure.black) * grey
     grey = _shut(np.clip(grey, 0, 1), exposure)
     return np.asarray(np.rint(grey * (2**BITS - 1)), np.uint16)

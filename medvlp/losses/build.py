@@ -23,7 +23,7 @@ def build_loss(config: LossConfig) -> Objective:
             return PatchText(
                 temperature=config.temperature,
                 min_temperature=config.min_temperature,
-                sharpness=config.sharpness,
+                bias=config.bias,
             )
         case _:
             assert_never(config)

@@ -33,8 +33,8 @@ class PatchTextConfig(ObjectiveConfig):
     kind: Literal["patch_text"] = "patch_text"
     temperature: PositiveFloat = 0.1
     min_temperature: PositiveFloat = 0.02
-    sharpness: PositiveFloat = 10.0
-    """Of the smooth maximum over patches: 0 would be their mean, infinity their maximum."""
+    bias: float = 0.3
+    """Start value of the evidence at which presence is as likely as absence; learned."""
 
 
 LossConfig = Annotated[InfoNCEConfig | PatchTextConfig, Field(discriminator="kind")]

@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
 
-from medvlp.losses.infonce import symmetric_nce
 from medvlp.losses.objective import LogitScale, Objective, Scene
+from medvlp.models.evidence import patch_evidence
 
 
-def smooth_max_similarity(
-    patches: Float[Tensor, "n p e"],
-    text: Float[Tensor, "m e"],
-    offsets: Int[Tensor, "b+1"],
-    sharpness: float,
-) -> Float[Tensor, "b m"]:
-    """How strongly a text is seen somewhere in each visual, in [-1, 1].
+def balanced_sigmoid_loss(
+    logits: Float[Tensor, "b m"], positive: Bool[Tensor, "b m"], negative: Bool[Tensor, "b m"]
+) -> Float[Tensor, ""]:
+    """Mean logistic loss of the positive pairs plus that of the negative pairs, halved.
 
-        s_ij = 1/k log( 1/N_i sum_{patches q of visual i} exp(k q . t_j) )
+        L = 1/2 ( mean_{positive} -log sigma(s_ij) + mean_{negative} -log sigma(-s_ij) )
 
-    The log-mean-exp lies between the mean and the maximum of the cosines, whatever the number of
-    patches N_i; k is the sharpness (Pinheiro and Collobert 2015, "From image-level to
-    pixel-level labeling", eq. 6).
-
-    Args:
-        patches: Unit vectors of all frames of all samples in a row.
-        text: Unit vectors.
-        offsets: Sample i owns frames offsets[i]:offsets[i + 1].
-        sharpness: k.
+    After SigLIP (Zhai et al. 2023), balanced because a rare finding has few positive pairs; pairs
+    that are neither take no part. 0 with a zero gradient where there is no pair.
     """
-    p = patches.shape[1]
-    by_frame = (sharpness * (patches @ text.T)).logsumexp(1)  # [n, m]
-    bounds = offsets.tolist()
-    rows = [
-        by_frame[start:end].logsumexp(0) - math.log(p * (end - start))
-        for start, end in itertools.pairwise(bounds)
+    parts = [
+        functional.softplus(-logits[positive]).mean() if bool(positive.any()) else None,
+        functional.softplus(logits[negative]).mean() if bool(negative.any()) else None,
     ]
-    return torch.stack(rows) / sharpness
+    there = [part for part in parts if part is not None]
+    return torch.stack(there).mean() if there else logits.sum() * 0
+
+
+def denied_whatever_the_side(scene: Scene) -> Bool[Tensor, "b m"]:
+    """Pairs whose text asserts a concept that the visual is known to be without on any side.
+
+    A patch cannot tell left from right, so "left effusion" is no counter-evidence in a chest with
+    a right one. The global objective tells sides apart.
+    """
+    # Slots come in threes: any, left, right (see `ClaimSlots`); only `any` counts here.
+    asserted = (scene.batch.claims[:, ::3] == 1).float()
+    absent = (scene.batch.stated[:, ::3] == -1).float()
+    return (absent @ asserted.T) > 0
 
 
 class PatchText(Objective):
-    """InfoNCE over the smooth maximum of patch-text similarity, for texts that state a presence.
+    """Balanced sigmoid loss over patch evidence, for texts that state a presence.
 
     After the patch-concept alignment of ConceptCLIP (arXiv 2501.15579) with two of its faults
     left out: a sentence that only denies a finding attracts no patch (its meaning is in no
@@ -53,21 +51,17 @@ class PatchText(Objective):
     Args:
         temperature: Start value; learned.
         min_temperature: Its lower bound.
-        sharpness: Of the smooth maximum.
+        bias: Start value of the evidence at which presence is as likely as absence; learned.
     """
 
     needs_patches = True
 
     def __init__(
-        self,
-        *,
-        temperature: float = 0.1,
-        min_temperature: float = 0.02,
-        sharpness: float = 10.0,
+        self, *, temperature: float = 0.1, min_temperature: float = 0.02, bias: float = 0.3
     ) -> None:
         super().__init__()
         self.scale = LogitScale(temperature, min_temperature)
-        self.sharpness = sharpness
+        self.bias = nn.Parameter(torch.tensor(float(bias)))
 
     def forward(self, scene: Scene) -> Float[Tensor, ""]:
         """The loss of one batch; 0 if no text states a presence."""
@@ -76,10 +70,13 @@ class PatchText(Objective):
         asserting = (scene.batch.claims == 1).any(1).nonzero()[:, 0]
         if len(asserting) == 0:
             return embeddings.patches.sum() * 0
-        similarity = smooth_max_similarity(
-            embeddings.patches, embeddings.text[asserting], scene.batch.offsets, self.sharpness
+        evidence = patch_evidence(
+            embeddings.patches, embeddings.text[asserting], scene.batch.offsets
         )
-        return symmetric_nce(self.scale() * similarity, scene.target[:, asserting])
+        logits = self.scale() * (evidence - self.bias)
+        target = scene.target[:, asserting]
+        denied = denied_whatever_the_side(scene)[:, asserting]
+        return balanced_sigmoid_loss(logits, target == 1, (target == 0) & denied)
 
     def after_step(self) -> None:
         """Keep the temperature in bounds."""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medvlp.models.config import PreprocessConfig
+from medvlp.models.evidence import patch_evidence
 from medvlp.models.preprocess import preprocess
 from medvlp.models.tokens import TextTokenizer
 from medvlp.models.vlp import VLP, VisualFeatures
@@ -78,6 +79,28 @@ class Encoder:
             )
             parts.append(vectors.cpu())
         return torch.cat(parts) if parts else torch.zeros(0, self.dim)
+
+    @torch.inference_mode()
+    def compare(
+        self, visuals: Sequence[Visual], texts: Float[Tensor, "m e"]
+    ) -> tuple[Float[Tensor, "b e"], Float[Tensor, "b m"]]:
+        """The vectors of visuals, and how strongly each text vector is seen in their patches.
+
+        Args:
+            visuals: Of any kinds and lengths.
+            texts: Unit vectors, such as `texts` returns or their ensembles.
+        """
+        vectors, evidence = [], []
+        for group in _groups(visuals):
+            features = self._features(group, tokens=True)
+            assert features.patches is not None
+            lengths = torch.tensor([0, *(len(visual.frames) for visual in group)])
+            vectors.append(features.vector.cpu())
+            seen = patch_evidence(features.patches, texts.to(self.device), lengths.cumsum(0))
+            evidence.append(seen.cpu())
+        if not vectors:
+            return torch.zeros(0, self.dim), torch.zeros(0, len(texts))
+        return torch.cat(vectors), torch.cat(evidence)
 
     @torch.inference_mode()
     def grounding(self, visual: Visual) -> Grounding:

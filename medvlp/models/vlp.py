@@ -16,6 +16,10 @@ from medvlp.models.preprocess import normalise
 from medvlp.models.text import TextTower
 
 
+TEXT_GROUP = 32
+"""Texts that go through the text tower at once."""
+
+
 class VisualFeatures(NamedTuple):
     """Unit vectors in the joint space."""
 
@@ -94,8 +98,21 @@ class VLP(nn.Module):
     def encode_text(
         self, tokens: Int[Tensor, "m l"], mask: Bool[Tensor, "m l"]
     ) -> Float[Tensor, "m e"]:
-        """Texts to unit vectors."""
-        return _unit(self.text_projection(self.text(tokens, mask)))
+        """Texts to unit vectors.
+
+        Short texts do not pay for long ones: texts go through the tower in groups of about the
+        same length, each as wide as its longest. The result is the same in any grouping.
+        """
+        lengths = mask.sum(1)
+        order = lengths.argsort(stable=True)
+        longest = lengths[order].tolist()
+        parts = []
+        for start in range(0, len(order), TEXT_GROUP):
+            rows = order[start : start + TEXT_GROUP]
+            width = longest[min(start + TEXT_GROUP, len(order)) - 1]
+            parts.append(self.text(tokens[rows, :width], mask[rows, :width]))
+        vectors = _unit(self.text_projection(torch.cat(parts)))
+        return vectors[order.argsort()]
 
 
 def _unit(x: Float[Tensor, "*n e"]) -> Float[Tensor, "*n e"]:

@@ -12,8 +12,8 @@ from medvlp.losses.patch_text import PatchText
 
 def test_each_config_builds_its_objective():
     assert isinstance(build_loss(InfoNCEConfig()), InfoNCE)
-    assert isinstance(build_loss(PatchTextConfig(sharpness=3)), PatchText)
-    assert build_loss(PatchTextConfig(sharpness=3)).sharpness == 3
+    assert isinstance(build_loss(PatchTextConfig(bias=0.1)), PatchText)
+    assert build_loss(PatchTextConfig(bias=0.1)).sharpness == 3
 
 
 def test_an_unknown_objective_is_refused():
