@@ -7,6 +7,7 @@ missing. Organ headings ("LUNGS:") stay inside the section they stand in.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -62,10 +63,13 @@ _VARIANTS = "|".join(
     for variant in sorted(_SECTION_OF, key=len, reverse=True)
 )
 # A heading at the start of a line ends with a colon, a spaced dash, or the line; one inside a line
-# follows the end of a sentence and ends with a colon.
+# follows the end of a sentence and ends with a colon. Repetitions are bounded, so that no text
+# takes more than linear time.
 _HEADING = re.compile(
-    rf"^[ \t>*#_\d.)]*(?P<line>{_VARIANTS})[ \t*_]*(?::|[ \t][-–—][ \t]|[ \t]*$)[*_]*"
-    rf"|(?:(?<=[.!?:;)\]])|(?<=[.!?:;)\]]\s)|(?<=[.!?:;)\]]\s\s))(?P<inline>{_VARIANTS})[ \t]*:",
+    rf"^[ \t>*#_\d.)]{{0,20}}(?P<line>{_VARIANTS})"
+    rf"(?:[ \t*_]{{0,9}}:|[ \t]{{1,9}}[-–—][ \t]|[ \t*_]{{0,20}}$)[*_]{{0,4}}"
+    r"|(?:(?<=[.!?:;)\]])|(?<=[.!?:;)\]]\s)|(?<=[.!?:;)\]]\s\s))"
+    rf"(?P<inline>{_VARIANTS})[ \t]{{0,9}}:",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -86,11 +90,13 @@ def parse_report(text: str) -> Report:
         raise InputError("the report is empty", code="report-empty")
     sections: dict[str, tuple[int, int]] = {}
     sentences: list[Sentence] = []
+    seen: Counter[str] = Counter()
     for name, start, end in _spans(text):
         start, end = _strip(text, start, end)
         if start >= end:
             continue
-        sections[_free_name(name, sections)] = (start, end)
+        seen[name] += 1
+        sections[name if seen[name] == 1 else f"{name}_{seen[name]}"] = (start, end)
         for first, last in split_sentences(text, start, end):
             sentences.append(Sentence(text[first:last], first, last, name))
     return Report(text=text, sections=sections, sentences=tuple(sentences))
@@ -120,12 +126,3 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int]:
     while end > start and text[end - 1].isspace():
         end -= 1
     return start, end
-
-
-def _free_name(name: str, taken: Mapping[str, object]) -> str:
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}_{number}" in taken:
-        number += 1
-    return f"{name}_{number}"

@@ -27,6 +27,8 @@ _ASKING = "is are was were does do did what where which how can has have who why
 _QUESTIONS = frozenset(normal(word) for word in _ASKING.split())
 _LARGE = frozenset({"moderate", "large", "severe"})
 _REMEMBERED = 65_536
+_LONGEST = 1_000
+"""Characters of a sentence; real ones have a tenth of it."""
 
 
 class FindingReader:
@@ -49,10 +51,29 @@ class FindingReader:
 
     def read_sentence(self, sentence: str, start: int = 0) -> tuple[Finding, ...]:
         """Findings of one sentence that begins at `start` of its text."""
+        if len(sentence) > _LONGEST:
+            return self._read_long(sentence, start)
         found = self._remember(sentence)
         if start == 0 or not found:
             return found
         return tuple(replace(f, start=f.start + start, end=f.end + start) for f in found)
+
+    def _read_long(self, sentence: str, start: int) -> tuple[Finding, ...]:
+        """A "sentence" of thousands of characters is none: it is read in pieces.
+
+        The rules look at all words between two places, so their time grows with the square of
+        a sentence's length.
+        """
+        found: list[Finding] = []
+        at = 0
+        while at < len(sentence):
+            end = len(sentence)
+            if end - at > _LONGEST:
+                space = sentence.rfind(" ", at, at + _LONGEST)
+                end = space if space > at else at + _LONGEST
+            found.extend(self.read_sentence(sentence[at:end], start + at))
+            at = end
+        return tuple(found)
 
     def _sentence(self, sentence: str) -> tuple[Finding, ...]:
         tokens = tokenize(sentence)

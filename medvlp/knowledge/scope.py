@@ -53,6 +53,9 @@ class Scope:
             if hit.entry.verb:
                 self._verb[hit.first] = True
         self._mentions = sorted(mentions)
+        self._named = [False] * len(tokens.norms)
+        for first, last in mentions:
+            self._named[first:last] = [True] * (last - first)
         self._before = [
             hit
             for at, hit in enumerate(hits)
@@ -107,7 +110,7 @@ class Scope:
             if self._hard[at] or at in self._colons:
                 return False
             token = self._norms[at]
-            if self._inside_mention(at):
+            if self._named[at]:
                 mentioned = True
             elif self._verb[at] and mentioned:
                 complete = True
@@ -189,9 +192,6 @@ class Scope:
         if last not in self._colons or not self._deny.get(last + 1):
             return False
         return last + 2 >= len(self._norms) or self._norms[last + 2] in ".;,"
-
-    def _inside_mention(self, at: int) -> bool:
-        return any(span[0] <= at < span[1] for span in self._mentions)
 
 
 def _denies_change(hits: Sequence[Hit], at: int) -> bool:

@@ -15,6 +15,8 @@ _SHORT = (
     "a.p p.a post ant lat inf sup bilat temp hx dx tx rt lt a.m p.m dept ext ref est"
 )
 _ABBREVIATIONS = frozenset(_SHORT.split())
+_LONGEST_SHORT = 12
+"""No abbreviation is longer, so nobody looks further back."""
 _LIST_ITEM = re.compile(r"[ \t]*(?:\(?\d{1,2}[.)]|[-*•–—])[ \t]+")
 _LABEL = re.compile(r"[ \t]*[A-Z][A-Za-z/,&' -]{1,40}:")
 _SOFT_WRAP = 50
@@ -62,31 +64,29 @@ def _goes_on(text: str, start: int, match: re.Match[str]) -> bool:
     """Whether a full stop is part of an abbreviation, an initial or a list number."""
     if match.group() != ".":
         return False
-    at = match.start()
-    left = at
-    while left > start and not text[left - 1].isspace() and text[left - 1] not in "([":
+    left = match.start()
+    floor = max(start, left - _LONGEST_SHORT)
+    while left > floor and not text[left - 1].isspace() and text[left - 1] not in "([":
         left -= 1
-    token = text[left:at].lower()
+    token = text[left : match.start()].lower()
     after = text[match.end() : match.end() + 1]
     if token.isdigit():
         # "2." at the head of a line or right after a sentence is a list number, not an end.
-        before = text[start:left].rstrip(" \t")
-        return len(token) <= 2 and (not before or before[-1] in ".:;\n)?!")
+        before = left
+        while before > start and text[before - 1] in " \t":
+            before -= 1
+        return len(token) <= 2 and (before == start or text[before - 1] in ".:;\n)?!")
     if after.isupper() and not token[-1:].isalnum():
         return True
     if after.isupper():
         # Glued sentences ("seen.The heart") end here, "U.S" and "e.g" style initials do not.
         return len(token) < 2 or "." in token
     if token == "no":
-        return text[match.end() : end_of_space(text, match.end()) + 1].strip().isdigit()
+        at = match.end()
+        while at < len(text) and text[at].isspace():
+            at += 1
+        return text[at : at + 1].isdigit()
     return token in _ABBREVIATIONS or (len(token) == 1 and token.isalpha())
-
-
-def end_of_space(text: str, at: int) -> int:
-    """The position of the next character that is not space."""
-    while at < len(text) and text[at].isspace():
-        at += 1
-    return at
 
 
 def _breaks_line(text: str, line_start: int, line_end: int, at: int, end: int) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from data_connectors.reports.sections import HEADINGS, parse_report
 from medvlp.errors import InputError
+from medvlp.knowledge.findings import report_findings
 
 WHOLE = """INDICATION: Cough. Rule out pneumonia.
 
@@ -129,3 +131,24 @@ def test_offsets_are_exact(text: str) -> None:
     edges = sorted(report.sections.values())
     assert all(a < b for a, b in edges)
     assert all(first[1] <= second[0] for first, second in pairwise(edges))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no " * 60_000,
+        "no effusion, " * 15_000,
+        "1. " * 60_000,
+        "\n" * 200_000 + "a",
+        "FINDINGS: x. " * 15_000,
+        "FINDINGS" + " " * 200_000 + "x",
+        "*" * 200_000 + "x",
+        "a" * 200_000,
+        "effusion is not seen " * 8_000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_hostile_texts_take_no_more_than_linear_time(text: str) -> None:
+    start = time.process_time()
+    report_findings(parse_report(text))
+    assert time.process_time() - start < 5  # quadratic would be minutes
