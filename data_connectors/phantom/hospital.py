@@ -7,6 +7,7 @@ the number of processes; patient i is the same whatever the number of patients.
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -15,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -23,6 +25,8 @@ from data_connectors.phantom.lecture import LectureRecord, write_lecture
 from data_connectors.phantom.patient import PatientRecord, write_patient
 from data_connectors.phantom.truth import write_truth
 from medvlp.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 _FOLDERS = ("dicom", "reports/text", "reports/hl7", "reports/fhir", "lectures", "truth/masks")
 _CHUNK = 8
@@ -61,8 +65,8 @@ def write_hospital(
             next_step="choose another --out, or remove it",
         )
     out.parent.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(out)
     building = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
     try:
         for folder in _FOLDERS:
             (building / folder).mkdir(parents=True)
@@ -79,6 +83,14 @@ def write_hospital(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return {"out": str(out), **summary}
+
+
+def _clear_abandoned(out: Path) -> None:
+    """Remove what killed runs left behind; a run that is still alive keeps its folder."""
+    for left in out.parent.glob(f".{out.name}.partial-*"):
+        process = left.name.rpartition("-")[2]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _cores() -> int:
@@ -109,9 +121,13 @@ def _run(tasks: list[Task], workers: int, total: int) -> list[Record]:
                TimeElapsedColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("patients and lectures", total=total)
+        count = 0
         for number, records in _results(tasks, workers):
             done[number] = records
             progress.advance(bar, len(records))
+            before, count = count, count + len(records)
+            if not console.is_terminal and 4 * count // total > 4 * before // total:
+                log.info("wrote %d of %d patients and lectures", count, total)
     return [record for number in sorted(done) for record in done[number]]
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 from data_connectors.phantom import hospital as module
 from data_connectors.phantom.hospital import write_hospital
 from data_connectors.phantom.procedure import PHASES
+from medvlp.cli import main
 from medvlp.errors import ConfigError
 
 
@@ -75,6 +78,27 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path: Path) -> No
         write_hospital(tmp_path, patients=0, lectures=0, seed=1)
     assert error.value.code == "phantom-exists"
     assert (tmp_path / "mine.txt").read_text() == "keep"
+
+
+def test_what_a_killed_run_left_is_removed_and_a_live_one_is_not(tmp_path: Path) -> None:
+    dead, alive = tmp_path / ".out.partial-999999999", tmp_path / f".out.partial-{os.getppid()}"
+    for folder in (dead, alive):
+        (folder / "dicom").mkdir(parents=True)
+    write_hospital(tmp_path / "out", patients=0, lectures=0, seed=1)
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_the_command_line_writes_a_hospital_and_one_json_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "hospital"
+    code = main(["phantom", "--out", str(out), "--patients", "1", "--lectures", "0", "--seed", "9",
+                 "--workers", "1"])  # fmt: skip
+    assert code == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["patients"] == 1
+    assert summary["dicom_files"] == len(list((out / "dicom").rglob("*.dcm")))
 
 
 def test_negative_sizes_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from data_connectors.phantom.findings import CONCEPTS, Planted, draw_concepts, d
 from data_connectors.phantom.grid import Grid, NoiseField, splat
 from data_connectors.phantom.radiograph import (
     Exposure,
+    attenuation,
     draw_exposure,
     expose,
     project_mask,
@@ -69,8 +70,8 @@ def test_organs_are_where_they_belong() -> None:
 @pytest.mark.parametrize(
     ("concept", "low", "high"),
     [
-        ("nodule", 20, 170),
-        ("mass", 0, 80),
+        ("nodule", 450, 850),
+        ("mass", 20, 110),
         ("consolidation", -250, 60),
         ("pleural_effusion", -40, 40),
         ("pneumothorax", -1001, -940),
@@ -143,6 +144,27 @@ def test_fluid_gathers_low_and_behind_and_more_of_it_when_large() -> None:
     assert volumes[0] < volumes[1] < volumes[2]
 
 
+@pytest.mark.parametrize("concept", ["cardiomegaly", "emphysema", "atelectasis"])
+def test_a_severe_finding_fills_more_than_a_mild_one(concept: str) -> None:
+    body, finding = planted(concept)
+    mild, severe = (
+        float(render(body, (replace(finding, grade=grade),), GRID).masks[0][1].sum())
+        for grade in (0.0, 1.0)
+    )
+    assert severe > 1.2 * mild
+
+
+@pytest.mark.parametrize("concept", ["pneumothorax", "consolidation"])
+def test_a_larger_finding_fills_more_than_a_small_one(concept: str) -> None:
+    body, finding = planted(concept)
+    assert finding.size_mm is not None
+    small, large = (
+        float(render(body, (replace(finding, size_mm=size),), GRID).masks[0][1].sum())
+        for size in (0.7 * finding.size_mm, 1.3 * finding.size_mm)
+    )
+    assert large > 1.2 * small
+
+
 @pytest.mark.parametrize("concept", ["nodule", "mass"])
 def test_a_lesion_has_the_size_that_the_truth_says(concept: str) -> None:
     body, finding = planted(concept)
@@ -175,19 +197,27 @@ def steady(exposure: Exposure) -> Exposure:
 
 
 def test_the_radiograph_follows_the_attenuation_law() -> None:
-    """Twice the water, the square of the transmission: equal steps of grey."""
-    grid = Grid((60, 40, 60), (6.0, 6.0, 6.0), (-177.0, -117.0, -177.0))
+    """mu of water times millimetres of water; bone weakens more than its density."""
+    grid = Grid((2, 40, 8), (6.0, 5.0, 6.0), (0.0, 0.0, 0.0))
     hu = np.full(grid.shape, -1000.0, np.float32)
-    for k in range(4):
-        hu[:, : 4 * k, 15 * k : 15 * k + 15] = 0.0
-    exposure = Exposure(
-        120, 354.0, (0.0, 0.0), 0.0, black=0.2, white=0.8, gamma=1.0, scatter=0.0, noise=0.0,
-        shutters=(0.0, 0.0, 0.0, 0.0), shutter_level=0.0,
-    )  # fmt: skip
-    image = expose(Rendered(grid, hu, ()), exposure, np.random.default_rng(0)).astype(float)
-    steps = [float(image[50:70, 30 * k + 12 : 30 * k + 18].mean()) for k in range(4)]
-    assert np.diff(steps) == pytest.approx(np.diff(steps)[0], rel=0.02)
-    assert steps[0] < steps[3]
+    for k in range(8):
+        hu[:, : 5 * k, k] = 0.0
+    hu[1] = np.where(hu[1] == 0, 600.0, hu[1])
+    integral = attenuation(Rendered(grid, hu, ()))
+    np.testing.assert_allclose(integral[0], 0.0195 * 25 * np.arange(8), rtol=1e-5)
+    assert (integral[1, 1:] > 1.6 * integral[0, 1:]).all()
+
+
+def test_denser_is_brighter() -> None:
+    body = anatomy(2)
+    grid = projection_grid(body.half_width, body.half_depth)
+    exposure = steady(draw_exposure(np.random.default_rng(2), body.half_width))
+    rendered = render(body, (), grid)
+    image = expose(rendered, exposure, np.random.default_rng(0)).astype(float)
+    rows = (exposure.centre_mm[0] - np.array([30.0, -90.0])) / exposure.pixel_mm
+    lung, belly = (rows + exposure.size / 2).astype(int)
+    column = int((75 - exposure.centre_mm[1]) / exposure.pixel_mm + exposure.size / 2)
+    assert image[belly, column] > 1.5 * image[lung, column]
 
 
 def test_the_projected_mask_is_where_the_radiograph_changed() -> None:
