@@ -192,9 +192,8 @@ class Dataset:
 
     def _handle(self, shard: str) -> int:
         """A file descriptor of this process; opened once, then only `pread`."""
-        if self._owner != os.getpid():  # forked: the parent may close its descriptors
-            self._lock = threading.Lock()
-            self._handles, self._owner = {}, os.getpid()
+        if self._owner != os.getpid():  # forked, perhaps while another thread held the lock
+            self._lock, self._owner = threading.Lock(), os.getpid()
         with self._lock:
             if shard not in self._handles:
                 self._handles[shard] = os.open(self.path / shard, os.O_RDONLY | os.O_CLOEXEC)
@@ -202,9 +201,8 @@ class Dataset:
 
     def close(self) -> None:
         """Close the shards; they reopen on demand."""
-        if self._owner == os.getpid():
-            for handle in self._handles.values():
-                os.close(handle)
+        for handle in self._handles.values():
+            os.close(handle)
         self._handles = {}
 
 

@@ -231,6 +231,22 @@ def test_domains_keep_equal_patient_numbers_apart(tmp_path, images, fake):
     assert summary["patients"] == 2
 
 
+def test_the_order_in_which_files_are_listed_does_not_matter(tmp_path, images, fake, monkeypatch):
+    images(*(f"p{i:02d}_1.png" for i in range(9)))
+    (tmp_path / "key").write_text("ab" * 32)
+    asked = config(png_source(), deid={"key_file": "key"})
+    found = FakeConnector.find
+    made = []
+    for turn in (list, lambda units: list(reversed(list(units)))):
+        monkeypatch.setattr(
+            FakeConnector, "find", lambda self, source, turn=turn: turn(found(self, source))
+        )
+        fake(lambda name: iter([visual(name)]))
+        ingest(asked, tmp_path / f"out{len(made)}", base=tmp_path, workers=1)
+        made.append(parts(tmp_path / f"out{len(made)}"))
+    assert made[0] == made[1]
+
+
 def test_a_stopped_ingest_goes_on_where_it_was(tmp_path, images, fake):
     names = [f"p{i:02d}_1.png" for i in range(20)]
     images(*names)
