@@ -255,6 +255,15 @@ def test_repeats_that_nothing_tells_apart_stay_refused(
     assert ingest(tmp_path).refusal.code == "series-duplicate-position"
 
 
+def test_repeats_within_an_echo_refuse_the_series_as_a_whole(
+    ingest: Any, tmp_path: Path, write_series: Any, noise: np.ndarray
+) -> None:
+    places = [(0.0, 0.0, 3.0 * (k % 2)) for k in range(8)]
+    each = [{"EchoTime": 10.0 + 70 * (k // 4)} for k in range(8)]
+    write_series(tmp_path, noise[:8], positions=places, each=each, SOPClassUID=MR, Modality="MR")
+    assert len(ingest(tmp_path).refusal.inputs) == 8
+
+
 def test_an_attribute_that_splits_unevenly_is_not_trusted(
     ingest: Any, tmp_path: Path, write_series: Any, noise: np.ndarray
 ) -> None:
