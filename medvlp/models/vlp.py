@@ -16,7 +16,7 @@ from medvlp.models.preprocess import normalise
 from medvlp.models.text import TextTower
 
 
-TEXT_GROUP = 32
+TEXT_GROUP = 64
 """Texts that go through the text tower at once."""
 
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from medvlp.models import vlp
 from medvlp.models.preprocess import preprocess
 from medvlp.types import KINDS
 
@@ -62,3 +63,17 @@ def test_gradients_reach_every_parameter(model, visuals, tokenizer):
     ((features.vector @ text.T).square().sum() + (features.patches @ text.T).sum()).backward()
     dead = [name for name, p in model.named_parameters() if p.grad is None]
     assert dead == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("group", [1, 2, 100])
+def test_texts_of_any_length_in_any_grouping_equal_each_alone(
+    model, tokenizer, monkeypatch: pytest.MonkeyPatch, group
+):
+    monkeypatch.setattr(vlp, "TEXT_GROUP", group)
+    texts = ["No nodule.", "Small left pleural effusion, with a nodule.", "Nodule.", "No."]
+    tokens = tokenizer(texts)
+    together = model.encode_text(tokens.ids, tokens.mask)
+    for i, text in enumerate(texts):
+        alone = tokenizer([text])
+        assert torch.allclose(model.encode_text(alone.ids, alone.mask)[0], together[i], atol=1e-6)
