@@ -15,7 +15,6 @@ from medvlp.models.pooling import FrameStats, RaggedPooling
 from medvlp.models.preprocess import normalise
 from medvlp.models.text import TextTower
 
-
 TEXT_GROUP = 64
 """Texts that go through the text tower at once."""
 
