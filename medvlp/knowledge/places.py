@@ -90,7 +90,7 @@ class Places:
     def _own(self, hit: Hit, span: tuple[int, int]) -> bool:
         """Whether a modifier lies inside a mention or in the noun phrase right before it."""
         if span[0] <= hit.first < span[1]:
-            return True
+            return not hit.entry.normal  # "the trachea is midline" is no side
         if hit.last > span[0] or span[0] - hit.last > _REACH:
             return False
         blocked = self._blocked[hit.last : span[0]]

@@ -80,6 +80,7 @@ def test_the_span_is_the_mention() -> None:
 
 def test_a_side_means_nothing_where_the_concept_has_none() -> None:
     assert one("Cardiomegaly, left more than right.").side is None
+    assert one("The trachea is midline.").side is None
 
 
 @pytest.mark.parametrize("name", list(load_concepts()))
