@@ -13,6 +13,7 @@ from data_connectors.deid.pseudonyms import Pseudonyms
 from data_connectors.deid.scrub import Scrubber, protected_words
 from data_connectors.items import Identity, Refused, Region, ReportItem
 from data_connectors.linking import Links, link
+from data_connectors.persons import qualify
 from data_connectors.records import Stored, UnitRecord
 from data_connectors.splits import assign_splits
 from medvlp.knowledge.findings import extract_findings, report_findings
@@ -58,7 +59,9 @@ def assemble(entries: Sequence[Entry], config: IngestConfig, names: Pseudonyms) 
         config: The ingest config.
         names: Makes the pseudonyms.
     """
-    return _Assembly(entries, config, names).run()
+    records = qualify([entry.record for entry in entries])
+    known = [replace(entry, record=record) for entry, record in zip(entries, records, strict=True)]
+    return _Assembly(known, config, names).run()
 
 
 class _Assembly:

@@ -400,7 +400,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, images):
 
 
 def test_a_killed_ingest_resumes_to_the_same_dataset(tmp_path, images):
-    count = 400
+    count = 250
     images(*(f"p{i:03d}_1.png" for i in range(count)))
     (tmp_path / "key").write_text("ef" * 32)
     (tmp_path / "ingest.yaml").write_text(
