@@ -49,7 +49,7 @@ def colour(index: int) -> str:
 def roc_figure(labels: Sequence[LabelView], names: Sequence[str]) -> str:
     """ROC curves of all labels."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.9, 3.9), layout="constrained")
+        figure = Figure(figsize=(5.9, 3.55), layout="constrained")
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--", label="chance")
         for index, (label, name) in enumerate(zip(labels, names, strict=True)):
@@ -63,7 +63,7 @@ def roc_figure(labels: Sequence[LabelView], names: Sequence[str]) -> str:
         axes.set_aspect("equal")
         axes.grid(color=GRID)
         figure.legend(
-            frameon=False, fontsize=8, loc="outside right center", title="AUC", alignment="left"
+            frameon=False, fontsize=7.5, loc="outside right center", title="AUC", alignment="left"
         )
         return svg(figure)
 
