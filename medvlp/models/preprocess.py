@@ -98,7 +98,7 @@ def _frames(
     stored: np.ndarray, windows: list[tuple[float, float]] | None, size: int
 ) -> UInt8[Tensor, "n 3 s s"]:
     if windows is None:
-        values = torch.from_numpy(np.ascontiguousarray(stored)).permute(0, 3, 1, 2).float()
+        values = torch.from_numpy(stored.astype(np.float32)).permute(0, 3, 1, 2)
     else:
         grey = np.nan_to_num(stored.astype(np.float32))
         values = torch.from_numpy(np.stack([_to_bytes(grey, *window) for window in windows], 1))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,15 @@ def test_colour_is_kept():
     frame[..., 0], frame[..., 2] = 200, 50
     out = preprocess(image(frame), PreprocessConfig(size=10))[0]
     assert out[:, 5, 5].tolist() == [200, 0, 50]
+
+
+def test_read_only_frames_are_taken_without_a_warning():
+    frame = np.zeros((8, 8, 3), np.uint8)
+    frame.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        preprocess(image(frame), PreprocessConfig(size=8))
+        preprocess(image(frame[..., 0]), PreprocessConfig(size=8))
 
 
 def test_frames_are_padded_not_cropped_or_stretched():
