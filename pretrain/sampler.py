@@ -15,6 +15,9 @@ import numpy as np
 
 from medvlp.errors import ConfigError
 
+_PARTS = 10_000
+"""Shares are kept to one part in so many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -31,11 +34,12 @@ class StepSampler:
     """Batches of sample indices by step.
 
     Shares are kept exactly: place after place goes to the pool that is furthest behind its share
-    (smooth weighted round-robin). Within a pool every sample is seen once before any is seen
-    again, in an order drawn anew each time round.
+    (smooth weighted round-robin). Shares are rounded to a fixed number of parts, so the deal
+    repeats and any step is found without walking there. Within a pool every sample is seen once
+    before any is seen again, in an order drawn anew each time round.
 
     Args:
-        pools: None empty; shares need not sum to 1.
+        pools: Shares need not sum to 1; a pool without members or share is left out.
         batch_size: Samples a batch.
         mixing: `mixed`: every batch holds samples of every pool; `alternate`: of one.
         seed: Of the orders.
@@ -58,43 +62,27 @@ class StepSampler:
                 code="train-empty",
                 next_step="see data.provenance and data.pools, and `medvlp inspect`",
             )
-        total = sum(pool.share for pool in self.pools)
-        self._shares = [pool.share / total for pool in self.pools]
         self._block = 1 if mixing == "mixed" else batch_size
         self._batch_size = batch_size
         self._seed = seed
-        self._credit = [0.0] * len(self.pools)
-        self._counts = [[0] * len(self.pools)]
-        self._owners: list[int] = []
+        self._parts = _parts([pool.share for pool in self.pools])
+        self._deal, self._before = _round_robin(self._parts)
         self._order = lru_cache(maxsize=4 * len(self.pools))(self._order_of)
 
     def batch(self, step: int) -> list[int]:
         """Sample indices of one step (from 0)."""
         per_batch = self._batch_size // self._block
-        self._extend((step + 1) * per_batch)
         chosen: list[int] = []
         for place in range(step * per_batch, (step + 1) * per_batch):
-            pool = self._owners[place]
-            first = self._counts[place][pool] * self._block
-            chosen += [self._draw(pool, first + i) for i in range(self._block)]
+            rounds, within = divmod(place, len(self._deal))
+            pool = int(self._deal[within])
+            turn = rounds * self._parts[pool] + int(self._before[within])
+            chosen += [self._draw(pool, turn * self._block + i) for i in range(self._block)]
         return chosen
 
     def epoch(self, step: int) -> float:
         """How often the samples have been seen on average before a step."""
         return step * self._batch_size / sum(len(pool.members) for pool in self.pools)
-
-    def _extend(self, places: int) -> None:
-        while len(self._owners) < places:
-            self._credit = [
-                credit + share for credit, share in zip(self._credit, self._shares, strict=True)
-            ]
-            # Rounded, so that equal shares do not tie differently after many additions.
-            pool = int(np.argmax(np.round(self._credit, 9)))
-            self._credit[pool] -= 1
-            self._owners.append(pool)
-            counts = list(self._counts[-1])
-            counts[pool] += 1
-            self._counts.append(counts)
 
     def _draw(self, pool: int, place: int) -> int:
         members = self.pools[pool].members
@@ -104,3 +92,26 @@ class StepSampler:
     def _order_of(self, pool: int, epoch: int) -> tuple[int, ...]:
         generator = np.random.default_rng([self._seed, pool, epoch])
         return tuple(generator.permutation(len(self.pools[pool].members)).tolist())
+
+
+def _parts(shares: Sequence[float]) -> list[int]:
+    """Shares as whole parts of `_PARTS`, at least one each."""
+    total = sum(shares)
+    return [max(1, round(_PARTS * share / total)) for share in shares]
+
+
+def _round_robin(parts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Whose turn each place of one round is, and how many turns that pool had before it."""
+    places = sum(parts)
+    weight = np.array(parts, dtype=np.int64)
+    credit = np.zeros_like(weight)
+    deal = np.empty(places, dtype=np.int32)
+    before = np.empty(places, dtype=np.int32)
+    turns = np.zeros_like(weight)
+    for place in range(places):
+        credit += weight
+        pool = int(credit.argmax())
+        credit[pool] -= places
+        deal[place], before[place] = pool, turns[pool]
+        turns[pool] += 1
+    return deal, before
