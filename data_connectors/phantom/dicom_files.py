@@ -64,6 +64,7 @@ def write_ct(
     dataset.FrameOfReferenceUID = f"{person.study_uid}.9"
     dataset.PositionReferenceIndicator = ""
     dataset.KVP = "120"
+    dataset.AcquisitionNumber = 1
     dataset.PixelSpacing = [spacing[1], spacing[2]]
     dataset.SliceThickness = spacing[0]
     dataset.SpacingBetweenSlices = spacing[0]
@@ -96,8 +97,12 @@ def write_radiograph(
     dataset.PresentationIntentType = "FOR PRESENTATION"
     dataset.PatientOrientation = ["L", "F"]
     dataset.ViewPosition = "PA"
-    dataset.BodyPartExamined = "CHEST"
     dataset.ImageLaterality = "U"
+    dataset.AnatomicRegionSequence = [_chest()]
+    dataset.AcquisitionContextSequence = []
+    dataset.DetectorType = "DIRECT"
+    dataset.PositionerType = ""
+    dataset.KVP = "110"
     dataset.ImagerPixelSpacing = [round(exposure.pixel_mm, 5)] * 2
     dataset.PixelIntensityRelationship = "LOG"
     dataset.PixelIntensityRelationshipSign = 1 if inverse else -1
@@ -113,6 +118,13 @@ def write_radiograph(
     own.SOPInstanceUID = person.instance_uid(DX_SERIES, 1)
     own.InstanceNumber = 1
     _Series(dataset, codec).save(path, (full - 1 - image) if inverse else image, own)
+
+
+def _chest() -> Dataset:
+    """The chest, as SNOMED CT codes it (PS3.16, context group 4009)."""
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "51185008", "SCT", "Chest"
+    return code
 
 
 def _common(person: Person, modality: str, series: int, sop_class: UID) -> Dataset:
@@ -135,6 +147,7 @@ def _common(person: Person, modality: str, series: int, sop_class: UID) -> Datas
     dataset.StudyTime = dataset.SeriesTime = dataset.ContentTime = person.clock
     dataset.Manufacturer = "Phantom Works"
     dataset.StudyDescription = "Chest"
+    dataset.BodyPartExamined = "CHEST"
     # Identifiers also hide where a shallow clean-up does not look.
     request = Dataset()
     request.AccessionNumber = person.accession

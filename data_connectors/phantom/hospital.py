@@ -1,7 +1,7 @@
 """Write a synthetic hospital: the phantom behind `medvlp phantom`.
 
-The same (seed, patients, lectures) give the same bytes on the same library versions, whatever
-the number of processes; patient i is the same whatever the number of patients.
+The same (seed, patients, lectures) give the same bytes with the same libraries on the same kind of
+processor, whatever the number of processes; patient i is the same whatever the number of patients.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from data_connectors.phantom.grid import Grid
 from data_connectors.phantom.identity import draw_person
 from data_connectors.phantom.radiograph import draw_exposure
 from data_connectors.phantom.render import render
-from data_connectors.phantom.scanner import Codec, Scan, acquire
+from data_connectors.phantom.scanner import Codec, Scan, acquire, draw_scan
 from data_connectors.phantom.seeds import stream
 
 CODECS: tuple[Codec, ...] = ("implicit", "explicit", "rle", "jpeg_ls", "jpeg_2000")
@@ -135,8 +137,6 @@ def test_about_a_third_of_the_radiographs_are_monochrome1() -> None:
     for index in range(120):
         acquisition = stream(1, "patient", index, "acquisition")
         body = draw_anatomy(stream(1, "patient", index, "anatomy"))
-        from data_connectors.phantom.scanner import draw_scan
-
         scan = draw_scan(acquisition, body)
         acquisition.permutation(scan.grid.shape[0])
         draw_exposure(acquisition, body.half_width)
@@ -155,3 +155,17 @@ def test_files_of_one_patient_share_the_study_and_the_accession(
         assert {ds.StudyInstanceUID for ds in own} == {row["study_uid"]}
         assert len({ds.SOPInstanceUID for ds in own}) == len(own)
         assert all(len(ds.SOPInstanceUID) <= 64 for ds in own)
+
+
+def test_an_independent_validator_finds_no_error(
+    truth: list[dict[str, Any]], found: dict[str, list[pydicom.Dataset]]
+) -> None:
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
+    for row in truth:
+        group = [ds for some in found.values() for ds in some if ds.PatientID == row["patient_id"]]
+        for modality in ("CT", "DX"):
+            ds = next(ds for ds in group if ds.Modality == modality)
+            run = subprocess.run(["dciodvfy", str(ds.filename)], capture_output=True, check=False)
+            lines = (run.stdout + run.stderr).decode("utf-8", "replace").splitlines()
+            assert not [line for line in lines if line.startswith("Error")]
