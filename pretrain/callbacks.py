@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from medvlp.errors import MedvlpError
 from medvlp.types import Batch
 from pretrain.config import TrainerConfig
 from pretrain.module import PretrainModule
@@ -75,6 +77,11 @@ class History(L.Callback):
     def _write(self, trainer: L.Trainer, module: PretrainModule, step: int) -> None:
         losses = {name: float(value) for name, value in module.last_losses.items()}
         self.loss = losses["loss"]
+        if not math.isfinite(self.loss):
+            raise MedvlpError(
+                "the loss is not finite", code="loss-not-finite", got=f"step {step}",
+                next_step="lower optim.lr, or raise min_temperature of the objectives",
+            )  # fmt: skip
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
         scales = module.objectives.scales()
         line = {"step": step, **losses, **scales, "lr": lr, "seconds": round(self.seconds, 2)}

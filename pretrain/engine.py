@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,12 +71,13 @@ def pretrain(
         callbacks: list[L.Callback] = [history] if average is None else [average, history]
         callbacks.append(Checkpoints(folder.checkpoint, config.trainer.checkpoint_every))
         trainer = _trainer(config, out, logger, callbacks)
-        trainer.fit(
-            module,
-            datamodule=batches,
-            ckpt_path=folder.checkpoint if checkpoint else None,
-            weights_only=True,
-        )
+        with _interruptible():
+            trainer.fit(
+                module,
+                datamodule=batches,
+                ckpt_path=folder.checkpoint if checkpoint else None,
+                weights_only=True,
+            )
     if average is not None:
         average.apply(module.model)
     return _finish(config, folder, dataset, module, tokenizer, history, trainer, logger, batches)
@@ -184,6 +187,19 @@ def _parameters(
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C through: Lightning turns it into a bare exit and ignores the next one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medvlp.errors import CheckpointError, ConfigError
+from medvlp.errors import CheckpointError, ConfigError, MedvlpError
 from medvlp.models.checkpoint import load_encoder
 from pretrain.engine import precision, pretrain
 from pretrain.folder import read_history
+from pretrain.module import PretrainModule
 
 from .conftest import SMOKE
 
@@ -177,6 +178,28 @@ def test_nothing_to_train_on_is_refused(dataset_path, smoke, tmp_path):
     with pytest.raises(ConfigError) as refused:
         pretrain(smoke("data.provenance=[nowhere]"), dataset_path, tmp_path / "n")
     assert refused.value.code == "train-empty"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(dataset_path, smoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        PretrainModule, "last_losses", property(lambda self: {"loss": torch.tensor(torch.nan)},
+                                                lambda self, value: None), raising=False,
+    )  # fmt: skip
+    with pytest.raises(MedvlpError) as refused:
+        pretrain(smoke(), dataset_path, tmp_path / "nan")
+    assert refused.value.code == "loss-not-finite"
+    assert not (tmp_path / "nan" / "run.json").exists()
+
+
+def test_ctrl_c_reaches_the_command_line(dataset_path, smoke, tmp_path, monkeypatch):
+    def interrupt(self, batch, index):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PretrainModule, "training_step", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(smoke(), dataset_path, tmp_path / "stopped")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_stdout_stays_free_for_data(dataset_path, smoke, tmp_path, capfd):
