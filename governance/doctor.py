@@ -108,7 +108,7 @@ def _cpu_flags() -> set[str]:
 
 def _dicom_decoders() -> dict[str, list[str]]:
     """Which plug-ins can decode which transfer syntax here."""
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID, AllTransferSyntaxes
 
     found: dict[str, list[str]] = {}

@@ -101,12 +101,12 @@ def score_cases(
     cases: dict[str, Visual], encoder: Encoder, prompts: PromptSet
 ) -> dict[str, dict[str, float]]:
     """Per case and label: mean cosine with the positive minus with the negative prompts."""
-    labels = list(prompts.positive)
+    labels = prompts.labels
     contrast = np.stack(
         [
-            np.asarray(encoder.texts(list(prompts.positive[label]))).mean(0)
-            - np.asarray(encoder.texts(list(prompts.negative[label]))).mean(0)
-            for label in labels
+            np.asarray(encoder.texts(list(row.positive))).mean(0)
+            - np.asarray(encoder.texts(list(row.negative))).mean(0)
+            for row in prompts.prompts
         ]
     )
     vectors = np.asarray(encoder.visuals(list(cases.values())))

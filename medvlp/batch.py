@@ -38,6 +38,11 @@ class Batch:
     """Hash of the normalised text: equal texts have equal keys."""
     claims: Int[Tensor, "m k"]
     stated: Int[Tensor, "b k"]
+    statement_tokens: Int[Tensor, "s l2"] | None = None
+    """A claim of each of c concepts, then a denial of each (s = 2 c)."""
+    statement_mask: Bool[Tensor, "s l2"] | None = None
+    statement_slots: Int[Tensor, " c"] | None = None
+    """Which slot of `stated` answers for each concept."""
     keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:

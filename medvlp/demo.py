@@ -6,13 +6,16 @@ and a control run that learns from shuffled pairs and must know nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,13 +64,12 @@ def run_demo(options: DemoOptions, verb: Verb) -> dict[str, Any]:
         data, run, report = str(out / "dataset"), str(out / "run"), str(out / "report")
         seed = ["--set", f"trainer.seed={options.seed}"]
         pretrain = ["pretrain", "--config", str(CONFIGS / "pretrain/demo.yaml"), "--data", data]
-        steps.do("run", "train on matched pairs", [*pretrain, "--out", run, *seed])
         shuffled = ["--set", "data.shuffle_pairs=true"]
-        steps.do(
-            "control",
-            "train the control on shuffled pairs",
-            [*pretrain, "--out", str(out / "control"), *seed, *shuffled],
-        )
+        store = f"sqlite:///{(out / 'control-mlflow.db').resolve().as_posix()}"
+        control = [*pretrain, "--out", str(out / "control"), *seed, *shuffled, "--tracking", store]
+        # Side by side, one processor each: a small model gains little from a second one.
+        with steps.beside("control", "train the control on shuffled pairs", control):
+            steps.do("run", "train on matched pairs", [*pretrain, "--out", run, *seed])
         evaluate = ["evaluate", "--data", data]
         steps.do(
             "report",
@@ -108,7 +110,7 @@ class _Steps:
 
     def do(self, folder: str, what: str, argv: list[str]) -> None:
         self._number += 1
-        done = {"run": "run.json", "control": "run.json"}.get(folder, "")
+        done = "run.json" if folder == "run" else ""
         if (self._out / folder / done).exists():
             log.info("demo %d: %s: done before", self._number, what)
             return
@@ -118,6 +120,36 @@ class _Steps:
             argv = [*argv, "--resume"]
         self._verb(argv)
         log.info("demo %d: %.0f s", self._number, time.monotonic() - started)
+
+    @contextlib.contextmanager
+    def beside(self, folder: str, what: str, argv: list[str]) -> Iterator[None]:
+        """Run a training in a process of its own while the body runs; its log goes to a file.
+
+        Raises:
+            DatasetError: The other process failed; the message names its log.
+        """
+        if (self._out / folder / "run.json").exists():
+            yield
+            return
+        log_file = self._out / f"{folder}.log"
+        log.info("demo: beside the next step: %s (log: %s)", what, log_file.name)
+        command = [sys.executable, "-m", "medvlp.cli", *argv, "--resume"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with log_file.open("w") as stream:
+            other = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=stream, env=environment
+            )
+            try:
+                yield
+                failed = other.wait() != 0
+            finally:
+                if other.poll() is None:
+                    other.terminate()
+                    other.wait()
+        if failed:
+            raise DatasetError(
+                f"{what}: failed", code="demo-step-failed", next_step=f"read {log_file.name}"
+            )
 
 
 def _claim(options: DemoOptions) -> None:
@@ -258,7 +290,8 @@ def _interval(result: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _baseline(result: dict[str, Any], name: str) -> float | None:
     value = result["baselines"][name]
-    return value["value"] if isinstance(value, dict) else value
+    number: float | None = value["value"] if isinstance(value, dict) else value
+    return number
 
 
 def _say(summary: dict[str, Any], out: Path) -> None:

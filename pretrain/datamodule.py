@@ -25,6 +25,7 @@ from medvlp.types import KINDS, Batch, Sample
 from pretrain.augment import augment
 from pretrain.config import DataConfig, PretrainConfig
 from pretrain.sampler import Pool, StepSampler
+from pretrain.statements import Statements
 from pretrain.texts import TextBank
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class PretrainData(L.LightningDataModule):
                 for sample in self.samples
             ]
         )
+        self.statements = Statements(self.bank.slots, self.stated, tokenizer)
         self._index = {sample.key: i for i, sample in enumerate(self.samples)}
 
     def setup(self, stage: str) -> None:
@@ -106,6 +108,7 @@ class PretrainData(L.LightningDataModule):
             rows += drawn
             counts.append(len(drawn))
         tokens = self.bank.tokenizer.pad([self.bank.ids[row] for row in rows])
+        said = self.statements.draw(rng)
         return Batch(
             frames=torch.cat(frames),
             offsets=_offsets(lengths),
@@ -117,6 +120,9 @@ class PretrainData(L.LightningDataModule):
             text_key=self.bank.keys[rows],
             claims=self.bank.claims[rows],
             stated=self.stated[chosen],
+            statement_tokens=None if said is None else said.ids,
+            statement_mask=None if said is None else said.mask,
+            statement_slots=None if said is None else self.statements.slots,
             keys=tuple(self.samples[i].key for i in chosen),
         )
 

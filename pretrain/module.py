@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from medvlp.knowledge.positives import match
@@ -40,21 +41,31 @@ class PretrainModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The weighted sum of the objectives."""
-        embeddings = self.embed(batch)
+        embeddings, statements = self.embed(batch)
         with torch.autocast(self.device.type, enabled=False):
-            scene = Scene(embeddings, batch, pair_targets(batch))
+            scene = Scene(embeddings, batch, pair_targets(batch), statements)
             losses: dict[str, Tensor] = self.objectives(scene)
         self.last_losses = {name: value.detach() for name, value in losses.items()}
         return losses["loss"]
 
-    def embed(self, batch: Batch) -> Embeddings:
-        """Unit vectors of a batch; every distinct text is encoded once."""
+    def embed(self, batch: Batch) -> tuple[Embeddings, Float[Tensor, "s e"] | None]:
+        """Unit vectors of a batch and of its statements; every distinct text is encoded once."""
         visual = self.model.encode_visual(
             batch.frames, batch.offsets, batch.positions, batch.kind, self.objectives.needs_patches
         )
         first, where = first_of_each(batch.text_key)
-        text = self.model.encode_text(batch.tokens[first], batch.token_mask[first])[where]
-        return Embeddings(visual.vector, text, visual.patches, visual.slice_weights)
+        tokens, mask = batch.tokens[first], batch.token_mask[first]
+        asked = self.objectives.needs_statements and batch.statement_tokens is not None
+        if asked:
+            assert batch.statement_tokens is not None
+            assert batch.statement_mask is not None
+            # One call: the tower sees a text relative to the other texts of the call.
+            tokens = stack_padded(tokens, batch.statement_tokens)
+            mask = stack_padded(mask, batch.statement_mask)
+        vectors = self.model.encode_text(tokens, mask)
+        text, statements = vectors[: len(first)][where], vectors[len(first) :]
+        embeddings = Embeddings(visual.vector, text, visual.patches, visual.slice_weights)
+        return embeddings, statements if asked else None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimiser's step; then learned temperatures are brought back into bounds."""
@@ -96,6 +107,13 @@ def first_of_each(keys: Tensor) -> tuple[Tensor, Tensor]:
     first = torch.full_like(distinct, len(keys))
     first = first.scatter_reduce(0, where, torch.arange(len(keys), device=keys.device), "amin")
     return first, where
+
+
+def stack_padded(first: Tensor, second: Tensor) -> Tensor:
+    """Rows of two tables under each other, the narrower one padded with zeros."""
+    width = max(first.shape[1], second.shape[1])
+    padded = [functional.pad(part, (0, width - part.shape[1])) for part in (first, second)]
+    return torch.cat(padded)
 
 
 def parameter_groups(module: PretrainModule, optim: OptimConfig) -> list[dict[str, Any]]:

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medvlp.losses.config import InfoNCEConfig, LossConfig, PatchTextConfig, objective_name
+from medvlp.losses.config import (
+    ExistenceConfig,
+    InfoNCEConfig,
+    LossConfig,
+    PatchTextConfig,
+    objective_name,
+)
 
 if TYPE_CHECKING:
     from medvlp.losses.build import Objectives as Objectives
     from medvlp.losses.build import build_loss as build_loss
 
 __all__ = [
+    "ExistenceConfig",
     "InfoNCEConfig",
     "LossConfig",
     "Objectives",

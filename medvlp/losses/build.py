@@ -8,7 +8,14 @@ from typing import assert_never
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medvlp.losses.config import InfoNCEConfig, LossConfig, PatchTextConfig, objective_name
+from medvlp.losses.config import (
+    ExistenceConfig,
+    InfoNCEConfig,
+    LossConfig,
+    PatchTextConfig,
+    objective_name,
+)
+from medvlp.losses.existence import Existence
 from medvlp.losses.infonce import InfoNCE
 from medvlp.losses.objective import Objective, Scene
 from medvlp.losses.patch_text import PatchText
@@ -22,6 +29,13 @@ def build_loss(config: LossConfig) -> Objective:
         case PatchTextConfig():
             return PatchText(
                 temperature=config.temperature,
+                min_temperature=config.min_temperature,
+                bias=config.bias,
+            )
+        case ExistenceConfig():
+            return Existence(
+                temperature=config.temperature,
+                local_temperature=config.local_temperature,
                 min_temperature=config.min_temperature,
                 bias=config.bias,
             )
@@ -50,6 +64,11 @@ class Objectives(nn.Module):
         """Whether any objective looks at patches."""
         return any(part.needs_patches for part in self.parts.values())
 
+    @property
+    def needs_statements(self) -> bool:
+        """Whether any objective asks for the concepts' statements."""
+        return any(part.needs_statements for part in self.parts.values())
+
     def forward(self, scene: Scene) -> dict[str, Float[Tensor, ""]]:
         """Every objective by name, unweighted, and their weighted sum as `loss`."""
         losses = {name: part(scene) for name, part in self.parts.items()}
@@ -68,5 +87,5 @@ class Objectives(nn.Module):
         return {
             f"{name}_scale": float(part.scale().detach())
             for name, part in self.parts.items()
-            if isinstance(part, InfoNCE | PatchText)
+            if isinstance(part, InfoNCE | PatchText | Existence)
         }

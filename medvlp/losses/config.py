@@ -31,13 +31,28 @@ class PatchTextConfig(ObjectiveConfig):
     """Patch-text contrast: a text is somewhere in the visual, or nowhere."""
 
     kind: Literal["patch_text"] = "patch_text"
-    temperature: PositiveFloat = 0.1
+    temperature: PositiveFloat = 0.5
     min_temperature: PositiveFloat = 0.02
-    bias: float = 0.3
+    bias: float = 1.0
     """Start value of the evidence at which presence is as likely as absence; learned."""
 
 
-LossConfig = Annotated[InfoNCEConfig | PatchTextConfig, Field(discriminator="kind")]
+class ExistenceConfig(ObjectiveConfig):
+    """Every concept of the book asked of every visual, in words."""
+
+    kind: Literal["existence"] = "existence"
+    temperature: PositiveFloat = 0.1
+    """Of the vector's logits."""
+    local_temperature: PositiveFloat = 0.5
+    """Of the evidence's logits."""
+    min_temperature: PositiveFloat = 0.02
+    bias: float = 1.0
+    """Start value of the evidence at which presence is as likely as absence; learned."""
+
+
+LossConfig = Annotated[
+    InfoNCEConfig | PatchTextConfig | ExistenceConfig, Field(discriminator="kind")
+]
 
 
 def objective_name(config: ObjectiveConfig) -> str:

@@ -19,6 +19,8 @@ class Scene:
     batch: Batch
     target: Int8[Tensor, "b m"]
     """1: text j holds for visual i; 0: it does not; -1: unknown, takes no part."""
+    statements: Float[Tensor, "s e"] | None = None
+    """Unit vectors of the batch's statements: c claims, then c denials."""
 
 
 class Objective(nn.Module):
@@ -26,6 +28,8 @@ class Objective(nn.Module):
 
     needs_patches: bool = False
     """Whether `Scene.embeddings.patches` must be there."""
+    needs_statements: bool = False
+    """Whether `Scene.statements` must be there."""
 
     def forward(self, scene: Scene) -> Float[Tensor, ""]:
         """The loss, float32, 0 with a zero gradient where the scene says nothing about it."""

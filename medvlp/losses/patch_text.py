@@ -57,7 +57,7 @@ class PatchText(Objective):
     needs_patches = True
 
     def __init__(
-        self, *, temperature: float = 0.1, min_temperature: float = 0.02, bias: float = 0.3
+        self, *, temperature: float = 0.5, min_temperature: float = 0.02, bias: float = 1.0
     ) -> None:
         super().__init__()
         self.scale = LogitScale(temperature, min_temperature)

@@ -8,7 +8,7 @@ from torch import Tensor
 from medvlp.models.pooling import segment_ids, segment_max, segment_mean
 
 PATCH_SHARE = 0.02
-FRAME_SHARPNESS = 20.0
+FRAME_SHARPNESS = 4.0
 
 
 def patch_evidence(
@@ -18,9 +18,9 @@ def patch_evidence(
     share: float = PATCH_SHARE,
     sharpness: float = FRAME_SHARPNESS,
 ) -> Float[Tensor, "b m"]:
-    """Evidence for each text in each visual, in [-1, 1].
+    """Evidence for each text in each visual.
 
-        f_nj = mean of the largest `share` of the cosines patch . t_j of frame n
+        f_nj = mean of the largest `share` of the products patch . t_j of frame n
         s_ij = 1/k log( mean_{frames n of visual i} exp(k f_nj) )
 
     A finding fills few patches of few frames. A mean over all patches drowns it, and the single
@@ -29,15 +29,15 @@ def patch_evidence(
     depend on how many there are.
 
     Args:
-        patches: Unit vectors of all frames of all samples in a row.
+        patches: Vectors of all frames of all samples in a row.
         text: Unit vectors.
         offsets: Sample i owns frames offsets[i]:offsets[i + 1]; none is empty.
         share: Share of a frame's patches, at least one patch.
         sharpness: k; 0 would be the mean over frames, infinity the maximum.
     """
     count = max(1, round(share * patches.shape[1]))
-    cosines = (patches @ text.T).transpose(1, 2)  # [n, m, p]
-    by_frame = cosines.topk(count, dim=-1).values.mean(-1)
+    products = (patches @ text.T).transpose(1, 2)  # [n, m, p]
+    by_frame = products.topk(count, dim=-1).values.mean(-1)
     owner, b = segment_ids(offsets), len(offsets) - 1
     # The largest frame is taken out first, so that the exponentials cannot overflow.
     top = segment_max(by_frame.detach(), owner, b)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig
@@ -12,6 +13,8 @@ from medvlp.errors import CheckpointError
 from medvlp.models.config import TextTowerConfig
 from medvlp.models.tokens import TextTokenizer, read_tokenizer
 from medvlp.models.weights import resolve
+
+_WORD_DEVIATION = 0.5
 
 
 class TextTower(nn.Module):
@@ -50,6 +53,7 @@ class TextTower(nn.Module):
                 ) from error
         else:
             encoder = _fresh(_small_bert(config, vocabulary))
+            _spread_words(encoder)
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # never used: it would have no gradient
         self.encoder: Any = encoder
@@ -102,6 +106,17 @@ def _fresh(config: PretrainedConfig) -> Any:
         config, attn_implementation="eager"
     )
     return model.float()
+
+
+def _spread_words(encoder: Any) -> None:
+    """Let words differ from the start.
+
+    BERT's own start (deviation 0.02, as for positions and segments) gives any two short texts a
+    cosine above 0.95; from there a contrast on a few hundred reports takes most of its steps to
+    find out that texts differ at all.
+    """
+    with torch.no_grad():
+        encoder.embeddings.word_embeddings.weight.normal_(0.0, _WORD_DEVIATION)
 
 
 def _from_dict(tree: dict[str, Any]) -> PretrainedConfig:

@@ -26,7 +26,8 @@ class VisualFeatures(NamedTuple):
     slice_weights: Float[Tensor, " n"]
     """How much each frame counts in its sample; sums to 1 over a sample."""
     patches: Float[Tensor, "n p e"] | None
-    """Unit vectors of the patches of every frame, row by row; None unless asked for."""
+    """Vectors of the patches of every frame, row by row, not of unit length: patch . text says how
+    strongly the text is seen there. None unless asked for."""
     grid: tuple[int, int]
     """(gh, gw) of the patches."""
 
@@ -55,7 +56,11 @@ class VLP(nn.Module):
         self.norm = nn.LayerNorm(self.frames.dim)
         self.pooling = RaggedPooling(self.frames.dim, config.pooling)
         self.visual_projection = nn.Linear(self.frames.dim, config.embed_dim, bias=False)
+        self.patch_projection = nn.Linear(self.frames.dim, config.embed_dim, bias=False)
         self.text = TextTower(config.text, vocabulary, architecture=text_architecture)
+        # Any two short texts start with a cosine near 1: they share most of their words. What they
+        # share is taken out, so that a contrast begins with what differs.
+        self.text_norm = nn.BatchNorm1d(self.text.dim, affine=False)
         self.text_projection = nn.Linear(self.text.dim, config.embed_dim, bias=False)
 
     def encode_visual(
@@ -75,7 +80,7 @@ class VLP(nn.Module):
             offsets: Sample i owns frames offsets[i]:offsets[i + 1].
             positions: Millimetres or seconds.
             kind: Index into `KINDS`.
-            tokens: Also return every patch's unit vector.
+            tokens: Also return every patch's vector.
             chunk: Frames through the tower at once; None: all. Under `no_grad` this bounds the
                 memory of a long series; the result is the same.
         """
@@ -88,7 +93,10 @@ class VLP(nn.Module):
             normed = self.norm(features.tokens)
             stats.append(self.pooling.pool_patches(normed))
             if tokens:
-                patches.append(_unit(self.visual_projection(normed)))
+                # Not of unit length: how much is seen in a patch is in its length, and most
+                # patches of a healthy lung have nothing to say.
+                evident = functional.relu(features.tokens)
+                patches.append(self.patch_projection(evident).float())
         joined = FrameStats(*(torch.cat(values) for values in zip(*stats, strict=True)))
         pooled = self.pooling.pool_frames(joined, offsets, positions, kind)
         vector = _unit(self.visual_projection(pooled.vector))
@@ -97,7 +105,7 @@ class VLP(nn.Module):
     def encode_text(
         self, tokens: Int[Tensor, "m l"], mask: Bool[Tensor, "m l"]
     ) -> Float[Tensor, "m e"]:
-        """Texts to unit vectors.
+        """Texts to unit vectors; in training, relative to the other texts of the call.
 
         Short texts do not pay for long ones: texts go through the tower in groups of about the
         same length, each as wide as its longest. The result is the same in any grouping.
@@ -110,8 +118,15 @@ class VLP(nn.Module):
             rows = order[start : start + TEXT_GROUP]
             width = longest[min(start + TEXT_GROUP, len(order)) - 1]
             parts.append(self.text(tokens[rows, :width], mask[rows, :width]))
-        vectors = _unit(self.text_projection(torch.cat(parts)))
-        return vectors[order.argsort()]
+        features = torch.cat(parts)[order.argsort()].float()
+        return _unit(self.text_projection(self._relative(features)))
+
+    def _relative(self, features: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        norm = self.text_norm
+        if self.training and len(features) > 1:
+            centred: Tensor = norm(features)
+            return centred
+        return functional.batch_norm(features, norm.running_mean, norm.running_var, eps=norm.eps)
 
 
 def _unit(x: Float[Tensor, "*n e"]) -> Float[Tensor, "*n e"]:
