@@ -61,12 +61,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
-    """Unit vectors in the joint space; token grids are there when they were asked for."""
+    """Unit vectors of samples and texts; patch vectors when they were asked for."""
 
     visual: Float[Tensor, "b e"]
     text: Float[Tensor, "m e"]
     patches: Float[Tensor, "n p e"] | None = None
-    """Unit vectors of the patches of every frame, row by row."""
+    """Vectors of the patches of every frame, row by row, not of unit length."""
     slice_weights: Float[Tensor, " n"] | None = None
     """How much each frame counts in its sample; sums to 1 over a sample."""
 

@@ -6,6 +6,7 @@ leaks with emphysema): a Gaussian copula sets the correlations, a threshold the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -165,8 +166,8 @@ def _draw(rng: np.random.Generator, concept: str, a: Anatomy) -> Planted:
         case "nodule" | "mass":
             size = 18 + 11 * grade if concept == "nodule" else 48 + 32 * grade
             centre, lobe = _place(rng, a, side, margin=size / 2 * 0.8)
-            if concept == "nodule" and rng.uniform() < 0.5:
-                more = (_place_in(rng, a, side, lobe, margin=size / 2),)
+            if concept == "nodule":
+                more = _neighbours(rng, a, side, lobe, centre, size)
         case "consolidation":
             names = LOBES[side]
             lobe = names[int(rng.integers(len(names)))]
@@ -189,6 +190,20 @@ def _draw(rng: np.random.Generator, concept: str, a: Anatomy) -> Planted:
             if rng.uniform() < 0.7:
                 side = "bilateral"
     return Planted(concept, side, lobe, severity, grade, centre, size, shape_seed, more)
+
+
+def _neighbours(
+    rng: np.random.Generator, a: Anatomy, side: Where, lobe: str,
+    centre: tuple[float, float, float], size: float,
+) -> tuple[tuple[float, float, float], ...]:  # fmt: skip
+    """Up to three further nodules of the same lobe, apart from each other."""
+    wanted = int(rng.choice(4, p=[0.3, 0.3, 0.25, 0.15]))
+    found = [centre]
+    for _ in range(4 * wanted):
+        place = _place_in(rng, a, side, lobe, margin=size / 2)
+        if len(found) <= wanted and min(math.dist(place, other) for other in found) > 1.2 * size:
+            found.append(place)
+    return tuple(found[1:])
 
 
 def _place(

@@ -122,6 +122,8 @@ def _slots(rng: np.random.Generator, finding: Planted) -> dict[str, str]:
         "size": f"{size:.0f}",
         "cm": f"{size / 10:.1f}",
         "zone": zone,
+        "count": ("one", "two", "three", "four")[len(finding.more_mm)],
+        "most": "larger" if len(finding.more_mm) == 1 else "largest",
     }
 
 

@@ -1,7 +1,8 @@
 """The words of the report grammar: alternatives in brackets, slots in braces.
 
 `[a|b|]` picks one of its alternatives, `{name}` is a slot. Slots: grade (small, mild, ...),
-gradely (mildly, ...), side, lobe, size (millimetres), cm, zone (which lungs).
+gradely (mildly, ...), side, lobe, size (millimetres), cm, zone (which lungs), count, most (larger,
+largest).
 """
 
 # ruff: noqa: E501  (one phrase a line reads better than a wrapped one)
@@ -30,8 +31,9 @@ PRESENT: dict[str, tuple[str, ...]] = {
         "In the {lobe} there is a [well-circumscribed|discrete|solid] nodule of {size} mm.",
     ),
     "nodules": (
-        "[There are|Seen are] two {grade} [nodules|pulmonary nodules] in the {lobe}[, the larger measuring {size} mm|].",
-        "Two [nodules|lung nodules] are [seen|present|noted] in the {lobe}, [up to|the larger] {size} mm.",
+        "[There are|Seen are] {count} {grade} [nodules|pulmonary nodules] in the {lobe}[, the {most} measuring {size} mm|].",
+        "{count} [nodules|lung nodules] are [seen|present|noted] in the {lobe}, [up to|the {most}] {size} mm.",
+        "{count} {grade} [round|well-defined|dense] nodules in the {lobe}.",
     ),
     "mass": (
         "[There is|Noted is] a {grade} [mass|lung mass|lobulated mass|spiculated mass] in the {lobe}[ measuring {cm} cm|].",

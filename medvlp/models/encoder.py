@@ -25,7 +25,7 @@ class Grounding(NamedTuple):
 
     vector: Float[Tensor, " e"]
     patches: Float[Tensor, "n gh gw e"]
-    """Unit vectors; (patch . text) is a heat map, see `preprocess.heat_to_original`."""
+    """Not of unit length; (patch . text) is a heat map, see `preprocess.heat_to_original`."""
     slice_weights: Float[Tensor, " n"]
 
 
@@ -104,7 +104,7 @@ class Encoder:
 
     @torch.inference_mode()
     def grounding(self, visual: Visual) -> Grounding:
-        """The vector of one visual with the unit vectors of all its patches, on the CPU."""
+        """The vector of one visual with the vectors of all its patches, on the CPU."""
         features = self._features([visual], tokens=True)
         assert features.patches is not None
         return Grounding(

@@ -35,7 +35,7 @@ def test_encoding_distinct_texts_once_equals_encoding_all(parts):
     assert len(first_of_each(batch.text_key)[0]) < len(batch.text_key)
     with torch.no_grad():
         expected = module.model.encode_text(batch.tokens, batch.token_mask)
-        assert torch.allclose(module.embed(batch).text, expected, atol=1e-5)
+        assert torch.allclose(module.embed(batch)[0].text, expected, atol=1e-5)
 
 
 def test_every_configured_objective_is_reported(parts):

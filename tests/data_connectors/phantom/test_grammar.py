@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +108,15 @@ def test_sizes_in_the_text_are_the_true_ones() -> None:
             assert number == "4.1"
             seen += 1
     assert seen > 10
+
+
+@pytest.mark.parametrize(("more", "word"), [(1, "two"), (2, "three"), (3, "four")])
+def test_several_nodules_are_counted(more: int, word: str) -> None:
+    several = replace(finding("nodule"), more_mm=((0.0, 0.0, 0.0),) * more)
+    for report in reports((several,)):
+        said = next(s for s in report.statements if s.concepts == ("nodule",))
+        assert re.search(rf"\b{word}\b.*nodules", said.text, re.I)
+        assert said.polarity == "present"
 
 
 def test_sections_hold_the_statements_and_some_reports_name_the_patient() -> None:

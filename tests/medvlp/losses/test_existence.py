@@ -35,7 +35,7 @@ def _naive(objective, scene):
             if known == 0:
                 continue
             whole = objective.scale().item() * float(visual @ claims[c] - visual @ denials[c])
-            local = objective.local_scale().item() * (float(evidence[i, c]) - float(objective.bias))
+            local = objective.local_scale().item() * (float(evidence[i, c]) - objective.bias.item())
             for name, logit in (("whole", whole), ("local", local)):
                 parts.setdefault((name, known), []).append(math.log1p(math.exp(-known * logit)))
     sides = {}

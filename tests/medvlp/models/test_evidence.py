@@ -75,4 +75,4 @@ def test_one_patch_of_one_frame_is_enough():
     without = patch_evidence(patches, text, torch.tensor([0, 24]))
     patches[7, 31] = text[0]
     seen = patch_evidence(patches, text, torch.tensor([0, 24]))
-    assert seen.item() > without.item() + 0.5
+    assert seen.item() > without.item() + 0.2

@@ -46,7 +46,7 @@ def test_frames_in_chunks_give_the_same(model, visuals, chunk):
 def test_all_vectors_have_unit_length(model, visuals, tokenizer):
     features = model.encode_visual(*packed(visuals, model.config), tokens=True)
     tokens = tokenizer(["No nodule.", "There is a nodule."])
-    for vectors in (features.vector, features.patches, model.encode_text(tokens.ids, tokens.mask)):
+    for vectors in (features.vector, model.encode_text(tokens.ids, tokens.mask)):
         assert torch.allclose(vectors.norm(dim=-1), torch.ones(()), atol=1e-5)
 
 
