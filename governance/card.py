@@ -41,11 +41,11 @@ def write_card(
         "## Training",
         _facts(
             {
-                "Dataset digest": run.get("dataset_digest"),
+                "Dataset digest": run.get("dataset"),
                 "Steps": run.get("steps"),
                 "Seconds": run.get("seconds"),
                 "Seed": run.get("seed"),
-                "Final loss": run.get("final_loss"),
+                "Final loss": run.get("loss"),
                 "Code version": model.get("code_version"),
             }
         ),

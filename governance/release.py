@@ -85,7 +85,7 @@ def release(config: ReleaseConfig, *, run: Path, evaluation: Path, out: Path) ->
         "release",
         name=config.name,
         model=encoder.digest,
-        dataset=facts["run"].get("dataset_digest"),
+        dataset=facts["run"].get("dataset"),
         metrics=file_digest(evaluation / "metrics.json"),
     )
     digest = write_manifest(
@@ -93,7 +93,7 @@ def release(config: ReleaseConfig, *, run: Path, evaluation: Path, out: Path) ->
         name=config.name,
         model_digest=encoder.digest,
         prompt_digest=prompts.digest,
-        dataset_digest=facts["run"].get("dataset_digest"),
+        dataset_digest=facts["run"].get("dataset"),
         audit_head=audit_head,
     )
     os.replace(building, out)
