@@ -71,7 +71,7 @@ def pretrain(
         callbacks: list[L.Callback] = [history] if average is None else [average, history]
         callbacks.append(Checkpoints(folder.checkpoint, config.trainer.checkpoint_every))
         trainer = _trainer(config, out, logger, callbacks)
-        with _interruptible():
+        with _interruptible(), _without_denormals():
             trainer.fit(
                 module,
                 datamodule=batches,
@@ -83,10 +83,21 @@ def pretrain(
     return _finish(config, folder, dataset, module, tokenizer, history, trainer, logger, batches)
 
 
+@contextmanager
+def _without_denormals() -> Iterator[None]:
+    """Denormal numbers are many times slower on CPU, and nothing is learnt from them.
+
+    The setting is the whole process's, so it is given back.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def _build(config: PretrainConfig, tokenizer: TextTokenizer) -> PretrainModule:
     torch.manual_seed(config.trainer.seed)
-    # Denormal numbers are many times slower on CPU, and nothing is learnt from them.
-    torch.set_flush_denormal(True)
     return PretrainModule(VLP(config.model, len(tokenizer)), config)
 
 

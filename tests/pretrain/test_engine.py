@@ -227,3 +227,8 @@ def test_a_model_learns_the_square_from_the_texts(dataset_path, dataset, smoke, 
     margin = scores @ (positive - negative)
     sick = torch.tensor([bool(sample.labels) for sample in test])
     assert (margin[sick][:, None] > margin[~sick]).float().mean() > 0.95
+
+
+def test_training_gives_the_processor_s_denormals_back(dataset_path, smoke, tmp_path):
+    pretrain(smoke("trainer.max_steps=1"), dataset_path, tmp_path / "d")
+    assert torch.tensor([1e-310], dtype=torch.float64).mul(1.0).item() != 0
