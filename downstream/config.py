@@ -17,6 +17,7 @@ from pydantic import (
 from medvlp.config import Config
 
 Split = Literal["train", "val", "test"]
+Unit = Literal["sample", "study"]
 Kind = Literal["image", "volume", "clip", "text"]
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_\-]*$")]
 
@@ -60,6 +61,8 @@ class ZeroShotTask(Config):
     kind: Literal["zero_shot"]
     name: TaskName
     where: Where = Where()
+    unit: Unit = "sample"
+    """What is diagnosed: every sample alone, or a study by the mean score of its samples."""
     labels: Literal["auto"] | tuple[str, ...] = "auto"
     """Concept ids, or every label with at least `min_positives` samples in the split."""
     min_positives: PositiveInt = 5

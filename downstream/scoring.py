@@ -14,22 +14,29 @@ from medvlp.knowledge.prompts import PromptSet
 from medvlp.types import Sample
 
 Floats = npt.NDArray[np.float64]
+_UNIT_WORDS = {"sample": "", "study": ", mean over the samples of a study"}
 
 
 def describe_score(task: ZeroShotTask) -> str:
     """The score in words, for the metric card."""
     if task.mode == "multiclass":
-        return "log softmax over the classes' positive prompts at the model's logit scale"
+        words = "log softmax over the classes' positive prompts at the model's logit scale"
+        return words + _UNIT_WORDS[task.unit]
     words = "cos(visual, positive prompts)" + CONTRASTS[task.contrast].format("visual")
     if task.evidence:
         words += f" + {task.evidence:g} evidence(patches, positive prompts)"
-    return words
+    return words + _UNIT_WORDS[task.unit]
 
 
 def score_labels(
-    task: ZeroShotTask, embedder: Embedder, samples: Sequence[Sample], prompts: PromptSet
+    task: ZeroShotTask,
+    embedder: Embedder,
+    cases: Sequence[Sequence[Sample]],
+    prompts: PromptSet,
 ) -> Floats:
-    """Scores of samples against prompts; higher means more likely present.
+    """Scores of cases against prompts; higher means more likely present.
+
+    A case of several samples has the mean of their scores.
 
     Multi-label: difference of the cosines to what claims and what denies the label (CheXzero's
     softmax over the two ranks alike, but saturates). Multi-class: log softmax over the positive
@@ -38,6 +45,16 @@ def score_labels(
     Returns:
         [n, k].
     """
+    scores = _score_samples(task, embedder, [one for case in cases for one in case], prompts)
+    lengths = np.array([len(case) for case in cases])
+    starts = np.concatenate([[0], lengths.cumsum()[:-1]])
+    means: Floats = np.add.reduceat(scores, starts, axis=0) / lengths[:, None]
+    return means
+
+
+def _score_samples(
+    task: ZeroShotTask, embedder: Embedder, samples: Sequence[Sample], prompts: PromptSet
+) -> Floats:
     if task.mode == "multilabel":
         seen: Floats | float = 0.0
         if task.evidence:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from downstream.config import Split, Where
+from downstream.config import Split, Unit, Where
 from downstream.interfaces import SampleStore
 from medvlp.knowledge.concepts import NORMAL
 from medvlp.types import Sample
+
+_ANY_OF = ("present", "uncertain", "absent", "unmentioned")
+_ALL_OF = ("absent", "unmentioned", "uncertain", "present")
 
 
 def select(dataset: SampleStore, where: Where, split: Split) -> tuple[Sample, ...]:
@@ -44,9 +47,9 @@ def _from(provenance: str, names: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
-    """What is true of samples: one row a sample, one column a label."""
+    """What is true of cases: one row a case (a sample, or a whole study), one column a label."""
 
-    samples: tuple[Sample, ...]
+    cases: tuple[tuple[Sample, ...], ...]
     labels: tuple[str, ...]
     present: npt.NDArray[np.bool_]
     """[n, k]."""
@@ -55,6 +58,11 @@ class Truth:
     source: str
     """`labels` or `findings`."""
 
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The first sample of each case, which names it."""
+        return tuple(case[0] for case in self.cases)
+
 
 def has_gold(samples: Sequence[Sample]) -> bool:
     """Whether any of the samples carries gold labels."""
@@ -62,32 +70,51 @@ def has_gold(samples: Sequence[Sample]) -> bool:
 
 
 def truth_table(
-    samples: Sequence[Sample], labels: Sequence[str], *, source: str, unmentioned: str
+    samples: Sequence[Sample],
+    labels: Sequence[str],
+    *,
+    source: str,
+    unmentioned: str,
+    unit: Unit = "sample",
 ) -> Truth:
-    """Truth of every label for every sample that has any.
+    """Truth of every label for every case that has any.
 
     With gold labels, samples without any are left out: nothing says that they were looked at.
     With findings, a sample is a positive of a concept if a text says it is present, a negative
-    if texts only say absent; uncertain mentions take no part.
+    if texts only say absent; uncertain mentions take no part. A study shows what any of its
+    samples shows.
 
     Args:
         samples: In the order of the rows.
         labels: Concept ids.
         source: `labels` or `findings`.
         unmentioned: `absent` or `ignore`.
+        unit: What a row is.
     """
     if source == "labels":
         samples = [sample for sample in samples if sample.labels]
-    present = np.zeros((len(samples), len(labels)), dtype=bool)
+    cases: dict[str, list[Sample]] = {}
+    for sample in samples:
+        # A sample without a study is a case of its own.
+        cases.setdefault((unit == "study" and sample.study) or sample.key, []).append(sample)
+    present = np.zeros((len(cases), len(labels)), dtype=bool)
     known = np.zeros_like(present)
-    for row, sample in enumerate(samples):
+    for row, case in enumerate(cases.values()):
         for column, label in enumerate(labels):
-            state = _gold(sample, label) if source == "labels" else _stated(sample, label)
+            state = _state(case, label, source)
             present[row, column] = state == "present"
             known[row, column] = state in ("present", "absent") or (
                 state == "unmentioned" and unmentioned == "absent"
             )
-    return Truth(tuple(samples), tuple(labels), present, known, source)
+    rows = tuple(tuple(case) for case in cases.values())
+    return Truth(rows, tuple(labels), present, known, source)
+
+
+def _state(case: Sequence[Sample], label: str, source: str) -> str:
+    """Of several samples one that shows it decides; a study is normal only if all of it is."""
+    of = _gold if source == "labels" else _stated
+    states = {of(sample, label) for sample in case}
+    return next(state for state in (_ALL_OF if label == NORMAL else _ANY_OF) if state in states)
 
 
 def _gold(sample: Sample, label: str) -> str:

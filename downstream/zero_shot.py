@@ -73,7 +73,7 @@ def run_zero_shot(task: ZeroShotTask, context: Context) -> Outcome:
         prompts=prompts,
         resamples=resample(patients, n=context.config.bootstrap, seed=context.config.seed),
         scores={
-            name: score_labels(task, embedder, truth.samples, prompts)
+            name: score_labels(task, embedder, truth.cases, prompts)
             for name, embedder in context.embedders.items()
         },
     )
@@ -129,7 +129,9 @@ def _truth(task: ZeroShotTask, context: Context) -> tuple[Truth, list[str]]:
         labels = frequent_labels(samples, source=source, at_least=task.min_positives)
     if not labels:
         raise SkipTask(f"no label has {task.min_positives} positive samples in this split")
-    truth = truth_table(samples, labels, source=source, unmentioned=task.unmentioned)
+    truth = truth_table(
+        samples, labels, source=source, unmentioned=task.unmentioned, unit=task.unit
+    )
     if task.mode == "multiclass":
         truth = _one_class_each(truth)
     positive, negative = truth.present & truth.known, ~truth.present & truth.known
@@ -140,7 +142,7 @@ def _truth(task: ZeroShotTask, context: Context) -> tuple[Truth, list[str]]:
     if not both.all():
         missing = [label for label, defined in zip(labels, both, strict=True) if not defined]
         notes.append(f"Undefined, for want of both classes in this split: {', '.join(missing)}.")
-    if left := len(samples) - len(truth.samples):
+    if left := len(samples) - sum(len(case) for case in truth.cases):
         why = "they have no label" + " or several classes" * (task.mode == "multiclass")
         notes.append(f"{left} samples take no part: {why}.")
     return truth, notes
@@ -151,9 +153,9 @@ def _one_class_each(truth: Truth) -> Truth:
     rows = truth.present.sum(axis=1) == 1
     if not rows.any():
         raise SkipTask("no sample has exactly one of the classes")
-    samples = tuple(sample for sample, keep in zip(truth.samples, rows, strict=True) if keep)
+    cases = tuple(case for case, keep in zip(truth.cases, rows, strict=True) if keep)
     present = truth.present[rows]
-    return Truth(samples, truth.labels, present, np.ones_like(present), truth.source)
+    return Truth(cases, truth.labels, present, np.ones_like(present), truth.source)
 
 
 def _headline(macros: list[Result], accuracy: list[Result]) -> dict[str, float | None]:

@@ -227,11 +227,15 @@ def _validation_thresholds(scored: Scored) -> list[float]:
         return nothing
     samples = select(context.dataset, task.where, "val")
     truth = truth_table(
-        samples, scored.truth.labels, source=scored.truth.source, unmentioned=task.unmentioned
+        samples,
+        scored.truth.labels,
+        source=scored.truth.source,
+        unmentioned=task.unmentioned,
+        unit=task.unit,
     )
-    if not truth.samples:
+    if not truth.cases:
         return nothing
-    scores = score_labels(task, context.model, truth.samples, scored.prompts)
+    scores = score_labels(task, context.model, truth.cases, scored.prompts)
     return [
         metrics.best_threshold(
             scores[truth.known[:, c], c], truth.present[truth.known[:, c], c], task.threshold
@@ -248,7 +252,7 @@ def template_results(scored: Scored) -> tuple[list[Result], tuple[float, float] 
     truth, values = scored.truth, []
     for index in range(count):
         single = single_template(scored.prompts, index)
-        scores = score_labels(scored.task, scored.context.model, truth.samples, single)
+        scores = score_labels(scored.task, scored.context.model, truth.cases, single)
         areas = [
             metrics.auc(scores[truth.known[:, c], c], truth.present[truth.known[:, c], c])
             for c in scored.columns

@@ -16,7 +16,6 @@ from data_connectors.phantom.anatomy import (
     LOBES,
     Anatomy,
     heart_depth,
-    lobe_at,
     lobe_depth,
     lung_depth,
     side_index,
@@ -44,6 +43,9 @@ _TOGETHER = {
     ("emphysema", "nodule"): 0.1,
     ("emphysema", "cardiomegaly"): -0.2,
 }
+
+_ORDER = ("cardiomegaly", "emphysema", "pleural_effusion", "pneumothorax", "atelectasis",
+          "consolidation", "mass", "nodule")  # fmt: skip
 
 Where = Literal["left", "right", "bilateral", "midline"]
 GRADES = {
@@ -106,13 +108,17 @@ def draw_findings(rng: np.random.Generator, anatomy: Anatomy) -> tuple[Planted, 
     concepts = draw_concepts(rng)
     planted: list[Planted] = []
     shaped = anatomy
+    taken: set[str] = set()
     # First what changes the shape of the chest, so that the others find their place in it.
-    for concept in ("cardiomegaly", "emphysema", "atelectasis"):
-        if concept in concepts:
-            planted.append(_draw(rng, concept, shaped))
-            shaped = reshape(anatomy, planted)
-    taken = ("cardiomegaly", "emphysema", "atelectasis")
-    planted += [_draw(rng, concept, shaped) for concept in concepts if concept not in taken]
+    for concept in sorted(concepts, key=_ORDER.index):
+        finding = _draw(rng, concept, shaped, taken)
+        planted.append(finding)
+        shaped = reshape(anatomy, planted)
+        if concept == "pleural_effusion":
+            taken |= {f"{side} lower lobe" for side in ("left", "right")
+                      if finding.side in (side, "bilateral")}  # fmt: skip
+        elif finding.lobe:
+            taken.add(finding.lobe)
     return tuple(sorted(planted, key=lambda finding: CONCEPTS.index(finding.concept)))
 
 
@@ -135,10 +141,10 @@ def reshape(anatomy: Anatomy, findings: list[Planted] | tuple[Planted, ...]) -> 
                 anatomy = replace(
                     anatomy,
                     emphysema=amount,
-                    dome=(anatomy.dome[0] - 20 * amount[0], anatomy.dome[1] - 20 * amount[1]),
+                    dome=(anatomy.dome[0] - 26 * amount[0], anatomy.dome[1] - 26 * amount[1]),
                     drop=(
-                        anatomy.drop[0] * (1 - 0.72 * amount[0]),
-                        anatomy.drop[1] * (1 - 0.72 * amount[1]),
+                        anatomy.drop[0] * (1 - 0.8 * amount[0]),
+                        anatomy.drop[1] * (1 - 0.8 * amount[1]),
                     ),
                 )
             case "atelectasis":
@@ -153,9 +159,22 @@ def _per_side(finding: Planted, value: float) -> tuple[float, float]:
     return (value if -1.0 in finding.sides else 0.0, value if 1.0 in finding.sides else 0.0)
 
 
-def _draw(rng: np.random.Generator, concept: str, a: Anatomy) -> Planted:
+def _free_lobe(
+    rng: np.random.Generator, side: Literal["left", "right"], taken: set[str]
+) -> tuple[Literal["left", "right"], str]:
+    """A lobe that nothing else hides, on the wished side where there is one; its side."""
+    other: Literal["left", "right"] = "right" if side == "left" else "left"
+    for chosen in (side, other):
+        free = [lobe for lobe in LOBES[chosen] if lobe not in taken]
+        if free:
+            return chosen, free[int(rng.integers(len(free)))]
+    return side, LOBES[side][int(rng.integers(len(LOBES[side])))]
+
+
+def _draw(rng: np.random.Generator, concept: str, a: Anatomy, taken: set[str]) -> Planted:
     grade = float(rng.uniform())
-    side: Where = "left" if rng.uniform() < 0.5 else "right"
+    wished: Literal["left", "right"] = "left" if rng.uniform() < 0.5 else "right"
+    side: Where = wished
     shape_seed = int(rng.integers(2**31))
     severity = GRADES[SCALE_OF[concept]][min(int(grade * 3), 2)]
     lobe: str | None = None
@@ -163,27 +182,29 @@ def _draw(rng: np.random.Generator, concept: str, a: Anatomy) -> Planted:
     size: float | None = None
     more: tuple[tuple[float, float, float], ...] = ()
     match concept:
-        case "nodule" | "mass":
-            size = 18 + 11 * grade if concept == "nodule" else 48 + 32 * grade
-            centre, lobe = _place(rng, a, side, margin=size / 2 * 0.8)
-            if concept == "nodule":
-                more = _neighbours(rng, a, side, lobe, centre, size)
+        case "nodule":
+            size = 20 + 9 * grade
+            side, lobe = _free_lobe(rng, wished, taken)
+            centre = _place_in(rng, a, side, lobe, margin=size / 2)
+            more = _neighbours(rng, a, side, lobe, centre, size)
+        case "mass":
+            size = 48 + 32 * grade
+            side, lobe = _free_lobe(rng, wished, taken)
+            centre = _place_in(rng, a, side, lobe, margin=size / 2 * 0.8)
         case "consolidation":
-            names = LOBES[side]
-            lobe = names[int(rng.integers(len(names)))]
+            side, lobe = _free_lobe(rng, wished, taken)
             centre = _place_in(rng, a, side, lobe, margin=14.0)
-            size = 80 + 45 * grade
+            size = 100 + 50 * grade
         case "pleural_effusion":
             if rng.uniform() < 0.25:
                 side = "bilateral"
             size = 42 + 78 * grade
         case "pneumothorax":
-            size = 13 + 24 * grade
+            size = 20 + 26 * grade
         case "cardiomegaly":
             side = "midline"
         case "atelectasis":
-            names = LOBES[side]
-            lobe = names[int(rng.integers(len(names)))]
+            side, lobe = _free_lobe(rng, wished, taken)
             centre = _place_in(rng, a, side, lobe, margin=12.0)
             size = 80 + 35 * grade
         case "emphysema":
@@ -197,23 +218,13 @@ def _neighbours(
     centre: tuple[float, float, float], size: float,
 ) -> tuple[tuple[float, float, float], ...]:  # fmt: skip
     """Up to three further nodules of the same lobe, apart from each other."""
-    wanted = int(rng.choice(4, p=[0.3, 0.3, 0.25, 0.15]))
+    wanted = int(rng.choice(4, p=[0.2, 0.25, 0.3, 0.25]))
     found = [centre]
     for _ in range(4 * wanted):
         place = _place_in(rng, a, side, lobe, margin=size / 2)
         if len(found) <= wanted and min(math.dist(place, other) for other in found) > 1.2 * size:
             found.append(place)
     return tuple(found[1:])
-
-
-def _place(
-    rng: np.random.Generator, a: Anatomy, side: Where, margin: float
-) -> tuple[tuple[float, float, float], str]:
-    """A point in one lung, any lobe equally often; its lobe."""
-    names = LOBES["left" if side == "left" else "right"]
-    lobe = names[int(rng.integers(len(names)))]
-    centre = _place_in(rng, a, side, lobe, margin)
-    return centre, lobe_at(a, 1.0 if side == "left" else -1.0, centre[0], centre[1])
 
 
 def _place_in(

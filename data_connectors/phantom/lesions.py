@@ -120,7 +120,7 @@ def _consolidation(scene: Scene, finding: Planted) -> Array:
         lobe_depth(scene.anatomy, finding.lobe, z[box[0]], y[:, box[1]]) + 2, scene.depth[side][box]
     )
     # The edge is soft over about a centimetre except where a fissure or the pleura bounds it.
-    share = np.clip(inside / 12, 0, 1) * _soft(lobe, scene)
+    share = np.clip(inside / 9, 0, 1) * _soft(lobe, scene)
     opacity = share * np.clip(0.9 + 0.1 * scene.texture[box], 0.4, 1)
     bronchi = (np.abs(scene.texture[box] - 0.6) < 0.1) * 0.35
     _blend(scene, np.asarray(opacity * (1 - bronchi), np.float32), 28.0, box)
@@ -169,7 +169,7 @@ def _pneumothorax(scene: Scene, finding: Planted) -> Array:
     share = np.asarray(_soft(gap, scene) * space, np.float32)
     line = np.asarray(np.clip(1 - np.abs(gap + 2.0) / 2.6, 0, 1) * space, np.float32)
     lung = _soft(-gap, scene) * space
-    _blend(scene, np.asarray(0.16 * lung, np.float32), -300.0)  # the lung behind has lost volume
+    _blend(scene, np.asarray(0.3 * lung, np.float32), -300.0)  # the lung behind has lost volume
     _blend(scene, share, -1000.0)
     _blend(scene, line, 20.0)
     return share
@@ -200,14 +200,26 @@ def _atelectasis(scene: Scene, finding: Planted) -> Array:
 
 
 def _emphysema(scene: Scene, finding: Planted) -> Array:
-    """Holes in the lung, most in the upper parts; their walls are hair-thin."""
-    z, _, _ = scene.axes
+    """Thin lung with bullae: round holes, most in the upper parts, with hair-thin walls."""
+    rng = np.random.default_rng(finding.shape_seed)
+    a = scene.anatomy
     share = np.zeros(scene.grid.shape, np.float32)
-    upper = np.clip((z + 40) / 120, 0, 1)
     for side in finding.sides:
-        amount = scene.anatomy.emphysema[int(side > 0)]
-        hole = scene.texture + 0.8 * scene.coarse + 1.1 * upper - (1.75 - 1.0 * amount)
-        part = np.clip(hole * 2.0, 0, 1) * _soft(scene.depth[side] - 3, scene)
-        np.maximum(share, np.asarray(part, np.float32), out=share)
-    _blend(scene, share, -985.0)
+        space = scene.depth[side]
+        for _ in range(5 + int(4 * finding.grade)):
+            radius = rng.uniform(10, 15 + 8 * finding.grade)
+            centre = (
+                rng.triangular(-60, 0.75 * a.apex, 0.8 * a.apex),
+                rng.uniform(-0.6, 0.6) * a.cavity_depth,
+                side * rng.uniform(0.3, 0.85) * a.cavity_width,
+            )
+            box = scene.grid.box(centre, radius + 6)
+            dz, dy, dx = _offsets(scene, box, centre)
+            inside = np.float32(radius) - np.sqrt(_thick(scene, dz) ** 2 + dy**2 + dx**2)
+            room = _soft(space[box] - 2, scene)
+            hole = _soft(inside, scene) * room
+            rim = np.clip(1 - np.abs(inside + 1.5) / 2.2, 0, 1) * room
+            _blend(scene, np.asarray(rim, np.float32), -350.0, box)
+            _blend(scene, hole, -990.0, box)
+            np.maximum(share[box], hole, out=share[box])
     return share

@@ -52,19 +52,19 @@ class Exposure:
 
 def draw_exposure(rng: np.random.Generator, half_width: float) -> Exposure:
     """A plausible setting for a patient of this width."""
-    field = float(np.clip(2 * half_width * rng.uniform(0.98, 1.16), 300, 430))
-    shut = np.where(rng.uniform(0, 1, 4) < 0.45, rng.uniform(0.0, 0.085, 4), 0.0)
+    field = float(np.clip(2 * half_width * rng.uniform(1.0, 1.12), 300, 430))
+    shut = np.where(rng.uniform(0, 1, 4) < 0.35, rng.uniform(0.0, 0.06, 4), 0.0)
     black = rng.uniform(0.02, 0.22)
     return Exposure(
         size=int(rng.choice([160, 176, 192])),
         field_mm=field,
-        centre_mm=(rng.normal(-12, 9), rng.normal(0, 7)),
+        centre_mm=(rng.normal(-12, 6), rng.normal(0, 5)),
         turn=rng.normal(0, 0.022),
         black=black,
         white=rng.uniform(0.62, 1.0),
         contrast=rng.uniform(1.6, 3.0),
         scatter=rng.uniform(0.03, 0.09),
-        noise=rng.uniform(0.006, 0.014),
+        noise=rng.uniform(0.004, 0.01),
         shutters=(float(shut[0]), float(shut[1]), float(shut[2]), float(shut[3])),
         shutter_level=float(rng.choice([0.0, 0.0, 1.0])),
     )

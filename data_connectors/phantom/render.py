@@ -87,7 +87,7 @@ def render(anatomy: Anatomy, findings: tuple[Planted, ...], grid: Grid) -> Rende
         )  # fmt: skip
         _trunk(slab)
         _spine(slab)
-        blend(slab.hu, ribs[rows], 600.0)
+        blend(slab.hu, ribs[rows], 420.0)
         for side in (-1.0, 1.0):
             depth[side][rows] = lung_depth(a, side, slab.z, slab.y, slab.x)
             _lung(slab, side, depth[side][rows], vessels[rows])
@@ -157,7 +157,7 @@ def _spine(s: _Slab) -> None:
 def _lung(s: _Slab, side: float, depth: Array, vessels: Array) -> None:
     """Parenchyma, denser towards the back and in places, and its vessels."""
     thin = s.a.emphysema[side_index(side)]
-    tissue = s.a.lung_hu - 75 * thin + 0.28 * s.y + 10 * s.texture + 12 * s.coarse
+    tissue = s.a.lung_hu - 95 * thin + 0.28 * s.y + 10 * s.texture + 12 * s.coarse
     tissue += vessels * (1 - 0.35 * thin) * (30 - tissue)
     s.put(depth, tissue)
 

@@ -112,4 +112,6 @@ def _trim(text: str, first: int, last: int) -> tuple[int, int]:
     item = _LIST_ITEM.match(text, first, last)
     if item and item.end() < last:
         first = item.end()
+        while text[first].isspace():  # the item's own line may be empty
+            first += 1
     return first, last

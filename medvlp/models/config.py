@@ -89,8 +89,9 @@ class PoolingConfig(Config):
     """Sine-cosine pairs of the position encoding."""
     wavelengths: tuple[PositiveFloat, PositiveFloat] = (2.0, 2000.0)
     """Shortest and longest wavelength of the position encoding, mm or s."""
-    statistics: tuple[Literal["mean", "max", "attention"], ...] = ("mean", "max", "attention")
-    """What is summed into the pooled vector; `max` sees a lesion that is on few slices."""
+    statistics: tuple[Literal["mean", "top", "attention"], ...] = ("mean", "top", "attention")
+    """What is summed into the pooled vector; `top` (the largest values of each frame, of all frames
+    the largest) sees a lesion that fills few patches of few slices."""
 
     @model_validator(mode="after")
     def _something(self) -> PoolingConfig:

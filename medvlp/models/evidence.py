@@ -5,9 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from medvlp.models.pooling import segment_ids, segment_max, segment_mean
+from medvlp.models.pooling import PATCH_SHARE, segment_ids, segment_max, segment_mean
 
-PATCH_SHARE = 0.02
 FRAME_SHARPNESS = 4.0
 
 
@@ -36,7 +35,9 @@ def patch_evidence(
         sharpness: k; 0 would be the mean over frames, infinity the maximum.
     """
     count = max(1, round(share * patches.shape[1]))
-    products = (patches @ text.T).transpose(1, 2)  # [n, m, p]
+    # In the precision of the patches: in training this product is the dearest of all after the
+    # convolutions.
+    products = (patches @ text.to(patches.dtype).T).transpose(1, 2).float()  # [n, m, p]
     by_frame = products.topk(count, dim=-1).values.mean(-1)
     owner, b = segment_ids(offsets), len(offsets) - 1
     # The largest frame is taken out first, so that the exponentials cannot overflow.

@@ -54,6 +54,8 @@ class FrameTower(nn.Module):
         for lateral, level in zip(reversed(self.laterals), reversed(levels[:-1]), strict=True):
             up = functional.interpolate(top, size=level.shape[-2:], mode="nearest")
             top = lateral(level) + up
+        if self.laterals:
+            top = functional.relu(top)
         grid = (int(top.shape[-2]), int(top.shape[-1]))
         return Patches(top.flatten(2).transpose(1, 2), grid)
 

@@ -20,11 +20,16 @@ from medvlp.models.config import PoolingConfig
 from medvlp.types import KINDS
 
 
+PATCH_SHARE = 0.02
+"""Share of a frame's patches that a finding is thought to fill, at least one patch."""
+
+
 class FrameStats(NamedTuple):
     """What is kept of a frame's patches: a few vectors, however many patches there were."""
 
     mean: Float[Tensor, "n d"]
-    max: Float[Tensor, "n d"]
+    top: Float[Tensor, "n d"]
+    """Channel by channel, the mean of the largest values: a lesion fills few patches."""
     attention: Float[Tensor, "n d"]
 
 
@@ -53,9 +58,8 @@ class GatedScore(nn.Module):
 class RaggedPooling(nn.Module):
     """Patches of a frame to a few vectors, frames of a sample to one, in the patches' own space.
 
-    The pooled vector is a sum of averages and maxima of patch vectors with no layer after it,
-    so that whatever projects patches also projects it, and patch-text similarity is comparable
-    with sample-text similarity.
+    The pooled vector is a sum of averages and peaks of patch tokens as they are; only the scores
+    of attention see them normalised. How much is seen in a patch is in the token's length.
 
     Args:
         dim: Width of a patch token.
@@ -68,6 +72,7 @@ class RaggedPooling(nn.Module):
             raise ValueError(f"{config.heads} heads do not divide a width of {dim}")
         self.heads = config.heads
         self.statistics = config.statistics
+        self.norm = nn.LayerNorm(dim)
         self.patch_score = GatedScore(dim, config.hidden, config.heads)
         self.frame_score = GatedScore(dim, config.hidden, config.heads)
         self.position = nn.Linear(2 * config.frequencies, dim, bias=False)
@@ -82,10 +87,12 @@ class RaggedPooling(nn.Module):
 
     def pool_patches(self, tokens: Float[Tensor, "n p d"]) -> FrameStats:
         """A frame's patches to its statistics."""
-        weights = self.patch_score(tokens).float().softmax(dim=1)
+        weights = self.patch_score(self.norm(tokens)).float().softmax(dim=1)
         by_head = tokens.reshape(*tokens.shape[:2], self.heads, -1)
         attended = torch.einsum("nph,nphc->nhc", weights.to(tokens.dtype), by_head).flatten(1)
-        return FrameStats(tokens.mean(1), tokens.amax(1), attended)
+        count = max(1, round(PATCH_SHARE * tokens.shape[1]))
+        top = tokens.topk(count, dim=1).values.mean(1)
+        return FrameStats(tokens.mean(1), top, attended)
 
     def pool_frames(
         self,
@@ -107,13 +114,14 @@ class RaggedPooling(nn.Module):
         centred = positions.float() - segment_mean(positions.float()[:, None], owner, b)[owner, 0]
         angles = centred[:, None] * self.frequencies
         where = self.position(torch.cat([angles.sin(), angles.cos()], 1)) + self.kind(kind)[owner]
-        logits = self.frame_score(stats.attention + where.to(stats.attention.dtype))
+        shown = self.norm(stats.attention)
+        logits = self.frame_score(shown + where.to(shown.dtype))
         weights = segment_softmax(logits.float(), owner, b)
         by_head = stats.attention.float().reshape(len(owner), self.heads, -1)
         attended = segment_sum((weights[:, :, None] * by_head).flatten(1), owner, b)
         parts = {
             "mean": segment_mean(stats.mean.float(), owner, b),
-            "max": segment_max(stats.max.float(), owner, b),
+            "top": segment_max(stats.top.float(), owner, b),
             "attention": attended,
         }
         chosen = torch.stack([parts[name] for name in self.statistics])

@@ -53,8 +53,9 @@ class VLP(nn.Module):
         super().__init__()
         self.config = config
         self.frames = FrameTower(config.frames, config.preprocess.size, pretrained=pretrained)
-        self.norm = nn.LayerNorm(self.frames.dim)
         self.pooling = RaggedPooling(self.frames.dim, config.pooling)
+        # Averages and peaks have their own range in every channel; a contrast needs them comparable.
+        self.visual_norm = nn.BatchNorm1d(self.frames.dim)
         self.visual_projection = nn.Linear(self.frames.dim, config.embed_dim, bias=False)
         self.patch_projection = nn.Linear(self.frames.dim, config.embed_dim, bias=False)
         self.text = TextTower(config.text, vocabulary, architecture=text_architecture)
@@ -90,16 +91,14 @@ class VLP(nn.Module):
         for part in torch.split(frames, chunk or len(frames)):
             features = self.frames(normalise(part, self.config.preprocess))
             grid = features.grid
-            normed = self.norm(features.tokens)
-            stats.append(self.pooling.pool_patches(normed))
+            stats.append(self.pooling.pool_patches(features.tokens))
             if tokens:
                 # Not of unit length: how much is seen in a patch is in its length, and most
                 # patches of a healthy lung have nothing to say.
-                evident = functional.relu(features.tokens)
-                patches.append(self.patch_projection(evident).float())
+                patches.append(self.patch_projection(features.tokens))
         joined = FrameStats(*(torch.cat(values) for values in zip(*stats, strict=True)))
         pooled = self.pooling.pool_frames(joined, offsets, positions, kind)
-        vector = _unit(self.visual_projection(pooled.vector))
+        vector = _unit(self.visual_projection(self._normed(self.visual_norm, pooled.vector)))
         return VisualFeatures(vector, pooled.weights, torch.cat(patches) if tokens else None, grid)
 
     def encode_text(
@@ -119,14 +118,15 @@ class VLP(nn.Module):
             width = longest[min(start + TEXT_GROUP, len(order)) - 1]
             parts.append(self.text(tokens[rows, :width], mask[rows, :width]))
         features = torch.cat(parts)[order.argsort()].float()
-        return _unit(self.text_projection(self._relative(features)))
+        return _unit(self.text_projection(self._normed(self.text_norm, features)))
 
-    def _relative(self, features: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-        norm = self.text_norm
+    def _normed(self, norm: nn.BatchNorm1d, features: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        """In training by the statistics of the call, if it has any: one item has none."""
         if self.training and len(features) > 1:
-            centred: Tensor = norm(features)
-            return centred
-        return functional.batch_norm(features, norm.running_mean, norm.running_var, eps=norm.eps)
+            inner: Tensor = norm(features)
+            return inner
+        mean, variance = norm.running_mean, norm.running_var
+        return functional.batch_norm(features, mean, variance, norm.weight, norm.bias, eps=norm.eps)
 
 
 def _unit(x: Float[Tensor, "*n e"]) -> Float[Tensor, "*n e"]:

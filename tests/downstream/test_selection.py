@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,3 +76,32 @@ def test_where_restricts_by_kind_source_and_modality(hospital: Any) -> None:
     assert keys(provenance=["phantom_ct"]) == keys(modality=["CT"]) == keys(kinds=["volume"])
     assert keys(provenance=["phantom"]) == set()
     assert list(keys(provenance=["nowhere"])) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "nodule", "normal"),
+    [
+        (("nodule",), ("mass",), True, False),
+        (("normal",), ("nodule",), True, False),
+        (("normal",), ("normal",), False, True),
+    ],
+)
+def test_a_study_shows_what_any_of_its_samples_shows(
+    first: tuple[str, ...], second: tuple[str, ...], nodule: bool, normal: bool
+) -> None:
+    rows = [
+        replace(sample(key, labels=own), study="s") for key, own in (("a", first), ("b", second))
+    ]
+    rows.append(sample("c", labels=("normal",)))
+    truth = truth_table(
+        rows, ["nodule", "normal"], source="labels", unmentioned="absent", unit="study"
+    )
+    assert [[s.key for s in case] for case in truth.cases] == [["a", "b"], ["c"]]
+    assert truth.present[0].tolist() == [nodule, normal]
+
+
+def test_doubt_in_one_sample_of_a_study_is_doubt() -> None:
+    rows = [sample("a", ("nodule", "absent")), sample("b", ("nodule", "uncertain"))]
+    rows = [replace(row, study="s") for row in rows]
+    truth = truth_table(rows, ["nodule"], source="findings", unmentioned="absent", unit="study")
+    assert not truth.known[0, 0]

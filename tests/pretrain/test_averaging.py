@@ -19,7 +19,7 @@ def module(smoke) -> PretrainModule:
 def test_the_average_follows_its_formula(module):
     average = WeightAverage(0.5)
     trainer = SimpleNamespace(global_step=0)
-    weight = module.model.norm.weight
+    weight = module.model.pooling.norm.weight
     average.on_train_start(trainer, module)
     expected = weight.detach().clone()
     for step in range(1, 30):
@@ -43,9 +43,9 @@ def test_running_statistics_are_averaged_too(module):
 def test_the_average_survives_a_checkpoint(module, tmp_path):
     average = WeightAverage(0.9)
     average.on_train_start(SimpleNamespace(global_step=0), module)
-    average.average["norm.weight"] += 1
+    average.average["pooling.norm.weight"] += 1
     torch.save(average.state_dict(), tmp_path / "a.pt")
     again = WeightAverage(0.9)
     again.load_state_dict(torch.load(tmp_path / "a.pt", weights_only=True))
     again.on_train_start(SimpleNamespace(global_step=5), module)
-    assert torch.equal(again.average["norm.weight"], average.average["norm.weight"])
+    assert torch.equal(again.average["pooling.norm.weight"], average.average["pooling.norm.weight"])

@@ -52,7 +52,7 @@ def test_only_whole_files_are_there(folder: Path):
 
 
 def test_a_missing_key_is_refused(folder: Path):
-    rewrite_weights(folder, lambda state: state.pop("norm.weight"))
+    rewrite_weights(folder, lambda state: state.pop("pooling.norm.weight"))
     assert refused(folder) == "checkpoint-keys"
 
 
@@ -62,7 +62,7 @@ def test_an_extra_key_is_refused(folder: Path):
 
 
 def test_another_shape_is_refused(folder: Path):
-    rewrite_weights(folder, lambda state: state.update({"norm.weight": torch.zeros(3)}))
+    rewrite_weights(folder, lambda state: state.update({"pooling.norm.weight": torch.zeros(3)}))
     assert refused(folder) == "checkpoint-keys"
 
 
@@ -118,6 +118,6 @@ def test_the_digest_names_weights_and_config(folder: Path, tmp_path: Path, model
     save_model(tmp_path / "same", model, tokenizer, {"seed": 99})
     assert load_encoder(tmp_path / "same").digest == digest
     with torch.no_grad():
-        model.norm.weight[0] += 1e-3
+        model.pooling.norm.weight[0] += 1e-3
     save_model(tmp_path / "other", model, tokenizer)
     assert load_encoder(tmp_path / "other").digest != digest

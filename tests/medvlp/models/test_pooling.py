@@ -99,17 +99,22 @@ def test_the_order_of_rows_does_not_matter_when_positions_move_along():
     assert torch.allclose(a.weights[order], b.weights, atol=1e-5)
 
 
-def test_the_maximum_sees_a_lesion_on_one_slice_of_many():
+def test_the_peak_sees_a_lesion_on_one_slice_of_many():
     tokens = torch.zeros(40, 5, 8)
     tokens[17, 3, 2] = 10.0
-    pooled = pool_all(pooling(statistics=("max",)), tokens, [40], torch.arange(40.0), [1])
+    pooled = pool_all(pooling(statistics=("top",)), tokens, [40], torch.arange(40.0), [1])
     assert pooled.vector[0, 2].item() == pytest.approx(10)
     mean = pool_all(pooling(statistics=("mean",)), tokens, [40], torch.arange(40.0), [1])
     assert mean.vector[0, 2].item() == pytest.approx(10 / 200)
 
 
+def test_the_peak_of_a_channel_is_the_mean_of_its_largest_values():
+    tokens = torch.randn(2, 150, 8)
+    largest = tokens.sort(dim=1, descending=True).values[:, :3].mean(1)
+    assert torch.allclose(pooling().pool_patches(tokens).top, largest, atol=1e-6)
+
+
 def test_one_patch_pools_to_itself():
-    # The pooled vector lives in the space of the patches: nothing is applied after pooling.
     token = torch.randn(1, 1, 8)
     pooled = pool_all(pooling(), token, [1], torch.zeros(1), [0])
     assert torch.allclose(pooled.vector[0], token[0, 0], atol=1e-6)
@@ -134,7 +139,7 @@ def test_statistics_of_a_frame_equal_a_loop():
     stats = pool.pool_patches(tokens)
     assert isinstance(stats, FrameStats)
     for i in range(3):
-        weights = pool.patch_score(tokens[i]).softmax(0)
+        weights = pool.patch_score(pool.norm(tokens[i])).softmax(0)
         parts = [(weights[:, h : h + 1] * tokens[i, :, 4 * h : 4 * h + 4]).sum(0) for h in (0, 1)]
         assert torch.allclose(stats.attention[i], torch.cat(parts), atol=1e-6)
         assert torch.allclose(stats.mean[i], tokens[i].mean(0), atol=1e-6)
