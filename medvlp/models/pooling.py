@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from medvlp.models.config import PoolingConfig
 from medvlp.types import KINDS
 
-
 PATCH_SHARE = 0.02
 """Share of a frame's patches that a finding is thought to fill, at least one patch."""
 

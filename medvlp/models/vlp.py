@@ -54,7 +54,7 @@ class VLP(nn.Module):
         self.config = config
         self.frames = FrameTower(config.frames, config.preprocess.size, pretrained=pretrained)
         self.pooling = RaggedPooling(self.frames.dim, config.pooling)
-        # Averages and peaks have their own range in every channel; a contrast needs them comparable.
+        # Averages and peaks have their own range in each channel; a contrast needs them comparable.
         self.visual_norm = nn.BatchNorm1d(self.frames.dim)
         self.visual_projection = nn.Linear(self.frames.dim, config.embed_dim, bias=False)
         self.patch_projection = nn.Linear(self.frames.dim, config.embed_dim, bias=False)
