@@ -24,7 +24,11 @@ def _demo(args: argparse.Namespace) -> Summary:
     from medvlp.demo import DemoOptions, run_demo
 
     options = DemoOptions(
-        out=args.out, patients=args.patients, lectures=args.lectures, seed=args.seed
+        out=args.out,
+        patients=args.patients,
+        lectures=args.lectures,
+        seed=args.seed,
+        overrides=tuple(args.set),
     )
     return run_demo(options, verb=run)
 
@@ -168,8 +172,9 @@ def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     if name in ("ingest", "pretrain", "evaluate", "release"):
         add("--config", type=Path, required=True, metavar="FILE", help="YAML config")
+    if name in ("demo", "ingest", "pretrain", "evaluate", "release"):
         add("--set", action="append", default=[], metavar="KEY=VALUE",
-            help="override one config value; repeatable")  # fmt: skip
+            help="override one config value (demo: of its trainings); repeatable")  # fmt: skip
     if name in ("demo", "phantom", "ingest", "pretrain", "evaluate", "release"):
         add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     match name:

@@ -38,6 +38,8 @@ class DemoOptions:
     patients: int | None = None
     lectures: int | None = None
     seed: int = 1
+    overrides: tuple[str, ...] = ()
+    """`key=value` for both trainings."""
 
 
 def run_demo(options: DemoOptions, verb: Verb) -> dict[str, Any]:
@@ -62,7 +64,8 @@ def run_demo(options: DemoOptions, verb: Verb) -> dict[str, Any]:
         steps = _Steps(verb, out)
         _prepare(steps, options)
         data, run, report = str(out / "dataset"), str(out / "run"), str(out / "report")
-        seed = ["--set", f"trainer.seed={options.seed}"]
+        settings = (f"trainer.seed={options.seed}", *options.overrides)
+        seed = [part for setting in settings for part in ("--set", setting)]
         pretrain = ["pretrain", "--config", str(CONFIGS / "pretrain/demo.yaml"), "--data", data]
         shuffled = ["--set", "data.shuffle_pairs=true"]
         store = f"sqlite:///{(out / 'control-mlflow.db').resolve().as_posix()}"
@@ -158,6 +161,7 @@ def _claim(options: DemoOptions) -> None:
         "patients": options.patients or DEFAULT_PATIENTS,
         "lectures": options.lectures or DEFAULT_LECTURES,
         "seed": options.seed,
+        "overrides": list(options.overrides),
     }
     record = options.out / "demo.json"
     if record.exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,17 +18,30 @@ class PlainConv(nn.Module):
         width: Channels of the first stage.
         stages: The last one has a stride of 2 ** stages.
         levels: How many of the last stages' maps are returned.
+        convs: Convolutions of each stage; None: one in the first, two in the others. The fewer in
+            the last stages, the less a patch sees beyond itself, and the more it says what is
+            there instead of what it infers from the surroundings.
     """
 
-    def __init__(self, *, width: int = 32, stages: int = 4, levels: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        width: int = 32,
+        stages: int = 4,
+        levels: int = 1,
+        convs: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
+        counts = list(convs or [1] + [2] * (stages - 1))
+        if len(counts) != stages or min(counts) < 1:
+            raise ValueError("convs must hold a number from 1 for every stage")
         if not 1 <= levels <= stages:
             raise ValueError("levels must be between 1 and stages")
         widths = [width * 2**stage for stage in range(stages)]
         blocks = []
-        for stage, (before, after) in enumerate(zip([3, *widths], widths, strict=False)):
+        for stage, (before, after) in enumerate(zip([3, *widths[:-1]], widths, strict=True)):
             layers = _conv(before, after, stride=2)
-            if stage:
+            for _ in range(counts[stage] - 1):
                 layers += _conv(after, after, stride=1)
             blocks.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(blocks)

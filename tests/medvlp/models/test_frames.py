@@ -10,10 +10,14 @@ from safetensors.torch import save_file
 from medvlp.errors import CheckpointError, ConfigError
 from medvlp.models.config import FrameTowerConfig, WeightsRef
 from medvlp.models.frames import FrameTower
+from medvlp.models.plain import PlainConv
 
 TOWERS = {
     "plain": ({"library": "plain", "kwargs": {"width": 4}}, (2, 2)),
     "plain, two levels": ({"library": "plain", "levels": 2, "kwargs": {"width": 4}}, (4, 4)),
+    "plain, one convolution a stage": (
+        {"library": "plain", "kwargs": {"width": 4, "stages": 3, "convs": [1, 1, 1]}}, (4, 4),
+    ),
     "timm resnet": ({"library": "timm", "name": "test_resnet"}, (1, 1)),
     "timm resnet, three levels": ({"library": "timm", "name": "test_resnet", "levels": 3}, (4, 4)),
     "timm vit": (
@@ -112,3 +116,21 @@ def test_missing_weights_are_refused(tmp_path: Path):
         with pytest.raises(CheckpointError) as refused:
             FrameTower(config, 32)
         assert refused.value.code == "weights-missing"
+
+
+@pytest.mark.parametrize(("convs", "reach"), [([1, 1, 1], 15), ([1, 2, 1], 23), (None, 39)])
+def test_convolutions_a_stage_decide_how_far_a_patch_sees(convs, reach):
+    # 3 x 3 convolutions of stride 2, 4, 8: each adds twice the stride before it.
+    net = PlainConv(width=2, stages=3, convs=convs).eval()
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.constant_(module.weight, 0.1)
+    frames = torch.ones(1, 3, 96, 96, requires_grad=True)
+    net(frames)[-1][0, 0, 6, 6].backward()
+    seen = (frames.grad[0, 0].abs().sum(0) > 0).nonzero()
+    assert int(seen.max() - seen.min()) + 1 == reach
+
+
+def test_a_plain_net_needs_a_number_for_every_stage():
+    with pytest.raises(ConfigError, match="tower-unknown"):
+        FrameTower(FrameTowerConfig(kwargs={"stages": 3, "convs": [1, 2]}), 32)
