@@ -74,20 +74,19 @@ def run_demo(options: DemoOptions, verb: Verb) -> dict[str, Any]:
         with steps.beside("control", "train the control on shuffled pairs", control):
             steps.do("run", "train on matched pairs", [*pretrain, "--out", run, *seed])
         evaluate = ["evaluate", "--data", data]
-        steps.do(
-            "report",
-            "evaluate zero-shot",
-            [*evaluate, "--config", str(CONFIGS / "eval/demo.yaml"), "--run", run, "--out", report],
-        )
-        steps.do(
-            "control-report",
-            "evaluate the control",
-            [
-                *evaluate,
-                *["--config", str(CONFIGS / "eval/demo_control.yaml")],
-                *["--run", str(out / "control"), "--out", str(out / "control-report")],
-            ],
-        )
+        control = [
+            *[*evaluate, "--config", str(CONFIGS / "eval/demo_control.yaml")],
+            *["--run", str(out / "control"), "--out", str(out / "control-report")],
+        ]
+        with steps.beside("control-report", "evaluate the control", control):
+            steps.do(
+                "report",
+                "evaluate zero-shot",
+                [
+                    *[*evaluate, "--config", str(CONFIGS / "eval/demo.yaml")],
+                    *["--run", run, "--out", report],
+                ],
+            )
         release = ["--config", str(CONFIGS / "release/demo.yaml"), "--out", str(out / "bundle")]
         steps.do(
             "bundle",
@@ -113,30 +112,27 @@ class _Steps:
 
     def do(self, folder: str, what: str, argv: list[str]) -> None:
         self._number += 1
-        done = "run.json" if folder == "run" else ""
-        if (self._out / folder / done).exists():
+        if self._is_done(folder, argv):
             log.info("demo %d: %s: done before", self._number, what)
             return
         log.info("demo %d: %s", self._number, what)
         started = time.monotonic()
-        if argv[0] == "pretrain":
-            argv = [*argv, "--resume"]
-        self._verb(argv)
+        self._verb(_resumed(argv))
         log.info("demo %d: %.0f s", self._number, time.monotonic() - started)
 
     @contextlib.contextmanager
     def beside(self, folder: str, what: str, argv: list[str]) -> Iterator[None]:
-        """Run a training in a process of its own while the body runs; its log goes to a file.
+        """Run a verb in a process of its own while the body runs; its log goes to a file.
 
         Raises:
             DatasetError: The other process failed; the message names its log.
         """
-        if (self._out / folder / "run.json").exists():
+        if self._is_done(folder, argv):
             yield
             return
         log_file = self._out / f"{folder}.log"
         log.info("demo: beside the next step: %s (log: %s)", what, log_file.name)
-        command = [sys.executable, "-m", "medvlp.cli", *argv, "--resume"]
+        command = [sys.executable, "-m", "medvlp.cli", *_resumed(argv)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with log_file.open("w") as stream:
             other = subprocess.Popen(
@@ -153,6 +149,14 @@ class _Steps:
             raise DatasetError(
                 f"{what}: failed", code="demo-step-failed", next_step=f"read {log_file.name}"
             )
+
+    def _is_done(self, folder: str, argv: list[str]) -> bool:
+        """A run is done when its summary is there; every other folder appears in one step."""
+        return (self._out / folder / ("run.json" if argv[0] == "pretrain" else "")).exists()
+
+
+def _resumed(argv: list[str]) -> list[str]:
+    return [*argv, "--resume"] if argv[0] == "pretrain" else argv
 
 
 def _claim(options: DemoOptions) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 KEYS: dict[str, set[str]] = {
     "zero_shot": {"macro_auc", "low", "high"},
     "control": {"macro_auc", "low", "high"},
@@ -36,7 +38,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     return out, summary
 
 
-@pytest.mark.slow
 def test_the_demo_ends_with_its_summary(demo: tuple[Path, dict[str, Any]]) -> None:
     out, summary = demo
     for key, inner in KEYS.items():
@@ -49,7 +50,6 @@ def test_the_demo_ends_with_its_summary(demo: tuple[Path, dict[str, Any]]) -> No
     assert dataset["by_source"]["pydicom_files"]["used"] > 0
 
 
-@pytest.mark.slow
 def test_no_identifier_of_the_hospital_reaches_an_output(demo: tuple[Path, Any]) -> None:
     out, _ = demo
     outputs = [out / name for name in ("dataset", "run", "report", "bundle", "mlflow.db")]
@@ -57,7 +57,6 @@ def test_no_identifier_of_the_hospital_reaches_an_output(demo: tuple[Path, Any])
     assert searched.returncode == 0, searched.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["model/model.safetensors", "MODEL_CARD.md", "reference/expected.json"]
 )
@@ -74,7 +73,6 @@ def test_a_changed_byte_of_a_bundle_is_found_by_name(
     assert name in refused.stderr
 
 
-@pytest.mark.slow
 def test_a_second_call_does_nothing_twice_and_another_seed_is_refused(
     demo: tuple[Path, dict[str, Any]],
 ) -> None:
