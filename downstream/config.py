@@ -71,8 +71,9 @@ class ZeroShotTask(Config):
     """Multi-label: what is subtracted from the similarity to the claim: that to the denial, that
     to the prompts of `normal` (for models whose texts never deny), or nothing."""
     evidence: NonNegativeFloat = 0.0
-    """Multi-label: weight of the evidence for the claim in the patches (late interaction, see
-    `medvlp.models.evidence`), beside the vector's score; for models trained with `patch_text`."""
+    """Multi-label: weight of the evidence in the patches (late interaction, see
+    `medvlp.models.evidence`) for the claim, less that for what it is contrasted with, beside the
+    vector's score; for models trained with `patch_text`."""
     truth: Literal["auto", "labels", "findings"] = "auto"
     """Gold labels, or findings extracted from the texts; auto: gold labels where there are any."""
     unmentioned: Literal["absent", "ignore"] = "absent"

@@ -83,20 +83,22 @@ CONTRASTS = {
 """How each contrast reads on a metric card; `{}` is what is compared."""
 
 
-def contrast_vectors(prompts: PromptSet, embedder: Embedder, contrast: str) -> Floats:
-    """What a visual is multiplied with: positive vectors minus what they stand against, [k, e].
+def contrast_pair(
+    prompts: PromptSet, embedder: Embedder, contrast: str
+) -> tuple[Floats, Floats | None]:
+    """What claims each label and what it stands against, unit vectors [k, e] each.
 
     Args:
         prompts: Of k labels.
         embedder: The model.
-        contrast: A key of `CONTRASTS`.
+        contrast: A key of `CONTRASTS`; with `none` there is nothing to stand against.
 
     Raises:
         ConfigError: A label has no negative prompt and needs one.
     """
     positive, negative = prompt_vectors(prompts, embedder)
     if contrast == "none":
-        return positive
+        return positive, None
     if contrast == "normal":
         normal = embedder.ensemble(NORMAL_POSITIVE)
         against: Floats = np.tile(normal, (len(positive), 1))
@@ -106,7 +108,13 @@ def contrast_vectors(prompts: PromptSet, embedder: Embedder, contrast: str) -> F
         negative = against
     if negative is None:
         raise ConfigError("every label needs a negative prompt", code="prompt-missing")
-    difference: Floats = positive - negative
+    return positive, negative
+
+
+def contrast_vectors(prompts: PromptSet, embedder: Embedder, contrast: str) -> Floats:
+    """What a visual is multiplied with: the difference of `contrast_pair`, [k, e]."""
+    positive, against = contrast_pair(prompts, embedder, contrast)
+    difference: Floats = positive if against is None else positive - against
     return difference
 
 

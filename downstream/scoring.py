@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from downstream.config import ZeroShotTask
 from downstream.embedder import Embedder
-from downstream.prompting import CONTRASTS, contrast_vectors, prompt_vectors
+from downstream.prompting import CONTRASTS, contrast_pair, prompt_vectors
 from medvlp.knowledge.prompts import PromptSet
 from medvlp.types import Sample
 
@@ -24,7 +24,8 @@ def describe_score(task: ZeroShotTask) -> str:
         return words + _UNIT_WORDS[task.unit]
     words = "cos(visual, positive prompts)" + CONTRASTS[task.contrast].format("visual")
     if task.evidence:
-        words += f" + {task.evidence:g} evidence(patches, positive prompts)"
+        against = CONTRASTS[task.contrast].format("").replace("cos(, ", "evidence(patches, ")
+        words += f" + {task.evidence:g} (evidence(patches, positive prompts){against})"
     return words + _UNIT_WORDS[task.unit]
 
 
@@ -56,19 +57,35 @@ def _score_samples(
     task: ZeroShotTask, embedder: Embedder, samples: Sequence[Sample], prompts: PromptSet
 ) -> Floats:
     if task.mode == "multilabel":
-        seen: Floats | float = 0.0
-        if task.evidence:
-            claims, _ = prompt_vectors(prompts, embedder)
-            seen = task.evidence * embedder.evidence(samples, claims)
         visual = embedder.samples(samples)
-        difference: Floats = visual @ contrast_vectors(prompts, embedder, task.contrast).T + seen
-        return difference
+        claims, against = contrast_pair(prompts, embedder, task.contrast)
+        scores: Floats = visual @ claims.T
+        if against is not None:
+            scores = scores - visual @ against.T
+        if task.evidence:
+            scores = scores + task.evidence * _evidence(embedder, samples, claims, against)
+        return scores
     visual = embedder.samples(samples)
     positive, _ = prompt_vectors(prompts, embedder)
     logits = embedder.scale * (visual @ positive.T)
     shifted = logits - logits.max(axis=1, keepdims=True)
-    scores: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    scores = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return scores
+
+
+def _evidence(
+    embedder: Embedder, samples: Sequence[Sample], claims: Floats, against: Floats | None
+) -> Floats:
+    """Evidence in the patches for the claims, less that for what they stand against.
+
+    Peaks over patches are higher for any text in a picture with much in it; the difference takes
+    that out, and a model that knows nothing scores at chance.
+    """
+    if against is None:
+        return embedder.evidence(samples, claims)
+    seen = embedder.evidence(samples, np.concatenate([claims, against]))
+    difference: Floats = seen[:, : len(claims)] - seen[:, len(claims) :]
+    return difference
 
 
 def probabilities(mode: str, scores: Floats, scale: float) -> Floats:

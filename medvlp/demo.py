@@ -234,6 +234,7 @@ def _write_ingest_config(out: Path) -> None:
         for key in ("path", "labels", "regions"):
             if key in source:
                 source[key] = f"hospital/{source[key]}"
+    config["deid"]["key_file"] = f"hospital/{config['deid']['key_file']}"
     config["sources"].append(
         {
             "kind": "dicom",

@@ -6,6 +6,7 @@ processor, whatever the number of processes; patient i is the same whatever the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -29,6 +30,7 @@ from medvlp.errors import ConfigError
 log = logging.getLogger(__name__)
 
 _FOLDERS = ("dicom", "reports/text", "reports/hl7", "reports/fhir", "lectures", "truth/masks")
+KEY_FILE = "pseudonyms.key"
 _CHUNK = 8
 Record = PatientRecord | LectureRecord
 Task = tuple[str, str, int, tuple[int, ...]]
@@ -75,7 +77,7 @@ def write_hospital(
         people = [r for r in records if isinstance(r, PatientRecord)]
         talks = [r for r in records if isinstance(r, LectureRecord)]
         write_truth(building, people, talks)
-        _write_config(building, patients, lectures)
+        _write_config(building, patients, lectures, seed)
         summary = _summary(building, people, talks, seed)
         if out.exists():
             out.rmdir()
@@ -146,7 +148,7 @@ def _results(tasks: list[Task], workers: int) -> Iterator[tuple[int, list[Record
             raise
 
 
-def _write_config(out: Path, patients: int, lectures: int) -> None:
+def _write_config(out: Path, patients: int, lectures: int, seed: int) -> None:
     """An ingest config for everything that is there."""
     licence = "CC0-1.0"
     sources: list[dict[str, Any]] = []
@@ -179,7 +181,12 @@ def _write_config(out: Path, patients: int, lectures: int) -> None:
                 "licence": licence,
             }
         )
-    config: dict[str, Any] = {"sources": sources, "deid": {}, "split": {}, "link": {}}
+    # No secret is needed to hide people who do not exist, and a seed then gives the same
+    # pseudonyms, the same split and the same results anywhere.
+    key = hashlib.sha256(f"medvlp/phantom/{seed}".encode()).hexdigest()
+    (out / KEY_FILE).write_text(key + "\n", encoding="ascii")
+    deid = {"key_file": KEY_FILE}
+    config: dict[str, Any] = {"sources": sources, "deid": deid, "split": {}, "link": {}}
     text = yaml.safe_dump(config, sort_keys=False)
     (out / "ingest.yaml").write_text(text, encoding="utf-8")
 

@@ -83,6 +83,17 @@ class FakeEncoder:
             rows.append(functional.normalize(row, dim=0))
         return torch.stack(rows)
 
+    def compare(self, visuals: list[Visual], texts: Tensor) -> tuple[Tensor, Tensor]:
+        """The best patch of each text, plus how much there is to see in the picture at all."""
+        rows = []
+        for visual in visuals:
+            patches = self._features(visual.frames).flatten(0, 2)
+            if self.blind:
+                patches = patches * 0
+            busy = float(np.abs(visual.frames.astype(np.float64) - BASE).mean())
+            rows.append((patches @ texts.T).amax(0) + busy)
+        return self.visuals(visuals), torch.stack(rows)
+
     def grounding(self, visual: Visual) -> FakeGrounding:
         features = self._features(visual.frames)
         if self.blind:

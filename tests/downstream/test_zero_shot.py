@@ -219,3 +219,43 @@ def test_each_sample_is_encoded_once_for_all_tasks(hospital: Any, encoder: Any) 
     assert encoded == sum(r.kind == "image" and r.split != "train" for r in hospital.rows)
     run_zero_shot(ZeroShotTask.model_validate({**task, "name": "again"}), shared)
     assert len(encoder.seen) == encoded
+
+
+def test_a_busy_picture_is_no_evidence_for_everything(fakes: Any) -> None:
+    # A model that knows nothing, but whose peaks rise with how much there is in a picture.
+    hospital = fakes.hospital(patients=300)
+    claim_alone = by_metric(
+        run(hospital, fakes.Encoder(blind=True), evidence=100.0, contrast="none")
+    )["macro_auc"]
+    contrasted = by_metric(run(hospital, fakes.Encoder(blind=True), evidence=100.0))["macro_auc"]
+    assert claim_alone["low"] > 0.5  # pictures with findings are busier
+    assert contrasted["low"] < 0.5 < contrasted["high"]
+    assert "evidence(patches, negative prompts)" in contrasted["card"]["score"]
+
+
+def test_evidence_is_added_with_its_weight(fakes: Any) -> None:
+    hospital, encoder = fakes.hospital(patients=60), fakes.Encoder()
+    plain, weighted = run(hospital, encoder), run(hospital, encoder, evidence=2.0)
+    sample = next(s for s in hospital.samples if s.key == plain.predictions[0].key)
+    label = plain.predictions[0].label
+    embedder = Embedder("model", encoder, hospital)
+    prompts = next(row for row in plain.view.prompts.prompts if row.label == label)
+    pair = np.stack([embedder.ensemble(prompts.positive), embedder.ensemble(prompts.negative)])
+    claim, denial = embedder.evidence([sample], pair)[0]
+    scores = [outcome.predictions[0].score for outcome in (plain, weighted)]
+    assert scores[1] - scores[0] == pytest.approx(2 * (claim - denial), abs=1e-5)
+
+
+def test_a_study_has_the_mean_score_of_its_samples(fakes: Any) -> None:
+    hospital = fakes.hospital(patients=60)
+    single = run(hospital, fakes.Encoder())
+    rows = [s for s in hospital.samples if s.split == "test" and s.kind == "image"]
+    first, second = rows[:2]
+    hospital.rows = [replace(s, study="one") if s in (first, second) else s for s in hospital.rows]
+    joined = run(hospital, fakes.Encoder(), unit="study")
+    score = {(row.key, row.label): row.score for row in single.predictions}
+    study = {(row.key, row.label): row.score for row in joined.predictions}
+    for label in LABELS:
+        mean = (score[first.key, label] + score[second.key, label]) / 2
+        assert study[first.key, label] == pytest.approx(mean)
+        assert (second.key, label) not in study
