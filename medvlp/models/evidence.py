@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -37,7 +38,8 @@ def patch_evidence(
     count = max(1, round(share * patches.shape[1]))
     # In the precision of the patches: in training this product is the dearest of all after the
     # convolutions.
-    products = (patches @ text.to(patches.dtype).T).transpose(1, 2).float()  # [n, m, p]
+    products = (patches @ text.to(patches.dtype).T).transpose(1, 2)  # [n, m, p]
+    products = products.to(torch.promote_types(products.dtype, torch.float32))
     by_frame = products.topk(count, dim=-1).values.mean(-1)
     owner, b = segment_ids(offsets), len(offsets) - 1
     # The largest frame is taken out first, so that the exponentials cannot overflow.
