@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_connectors.config import IngestConfig
 from data_connectors.ingest import ingest
@@ -100,19 +101,22 @@ def read_cases(folder: Path) -> tuple[dict[str, Visual], dict[str, Any]]:
 def score_cases(
     cases: dict[str, Visual], encoder: Encoder, prompts: PromptSet
 ) -> dict[str, dict[str, float]]:
-    """Per case and label: mean cosine with the positive minus with the negative prompts."""
+    """Per case and label: mean cosine with the positive minus with the negative prompts.
+
+    Beside it, as `<label> evidence`, the same difference of the evidence in the patches.
+    """
     labels = prompts.labels
-    contrast = np.stack(
-        [
-            np.asarray(encoder.texts(list(row.positive))).mean(0)
-            - np.asarray(encoder.texts(list(row.negative))).mean(0)
-            for row in prompts.prompts
-        ]
+    claims, denials = (
+        torch.stack([encoder.texts(list(texts)).mean(0) for texts in side])
+        for side in zip(*((row.positive, row.negative) for row in prompts.prompts), strict=True)
     )
-    vectors = np.asarray(encoder.visuals(list(cases.values())))
-    scores = vectors @ contrast.T
+    visuals = list(cases.values())
+    vectors, seen = encoder.compare(visuals, torch.cat([claims, denials]))
+    contrast = vectors @ (claims - denials).T
+    evidence = seen[:, : len(labels)] - seen[:, len(labels) :]
     return {
-        name: {label: float(scores[row, column]) for column, label in enumerate(labels)}
+        name: {label: float(contrast[row, column]) for column, label in enumerate(labels)}
+        | {f"{label} evidence": float(evidence[row, column]) for column, label in enumerate(labels)}
         for row, name in enumerate(cases)
     }
 
