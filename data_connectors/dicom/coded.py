@@ -30,7 +30,8 @@ def _j2k_size(stream: bytes) -> tuple[int, int] | None:
     right, bottom, left, top = (
         int.from_bytes(stream[at : at + 4], "big") for at in (8, 12, 16, 20)
     )
-    return bottom - top, right - left
+    rows, columns = bottom - top, right - left
+    return (rows, columns) if rows > 0 and columns > 0 else None
 
 
 def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
@@ -44,6 +45,6 @@ def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
         if marker == _JPEG_LS_FRAME or (0xC0 <= marker <= 0xCF and marker not in _NO_FRAME):
             rows = int.from_bytes(stream[at + 5 : at + 7], "big")
             columns = int.from_bytes(stream[at + 7 : at + 9], "big")
-            return (rows, columns) if rows else None  # zero rows: stated later, in DNL
+            return (rows, columns) if rows and columns else None  # zero rows: stated later, in DNL
         at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
     return None

@@ -124,7 +124,7 @@ def _regions(path: Path, _changed: int) -> dict[str, tuple[RegionRow, ...]]:
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
+            reader = csv.DictReader(file, restval="", strict=True)
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 raise ConfigError("a side table lacks a column", got=", ".join(missing))

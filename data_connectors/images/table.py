@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -128,7 +129,8 @@ def _rows(path: Path, _changed: tuple[int, int]) -> tuple[Row, ...]:
         if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
             raise ValueError("not a list of objects")
         return tuple({str(k): _text(v) for k, v in row.items()} for row in found)
-    lines = csv.DictReader(text.splitlines(keepends=True), restval="")
+    # Strict: an unclosed quote would otherwise swallow all rows after it without a word.
+    lines = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
     return tuple({k: v for k, v in row.items() if isinstance(k, str)} for row in lines)
 
 

@@ -62,7 +62,8 @@ def _rows(path: Path, source: ReportsSource) -> Iterator[dict[str, str]]:
     encoding = source.encoding or _guess(path)
     try:
         with path.open(encoding=encoding, newline="") as stream:
-            reader = csv.DictReader(stream, delimiter=source.delimiter, strict=False)
+            # Strict: an unclosed quote would otherwise swallow all rows after it without a word.
+            reader = csv.DictReader(stream, delimiter=source.delimiter, strict=True)
             _check_columns(reader.fieldnames or (), source)
             for row in reader:
                 yield {name: text for name, text in row.items() if isinstance(text, str)}

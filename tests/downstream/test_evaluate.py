@@ -92,7 +92,9 @@ def test_every_result_has_its_definition_and_its_baselines(written: Written) -> 
 
 def test_metrics_are_plain_json_without_nan(written: Written) -> None:
     text = (written.out / "metrics.json").read_text()
-    json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    read = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    assert read == written.metrics
+    assert json.loads(json.dumps(read, allow_nan=False)) == read
 
 
 def test_the_summary_has_the_headline_of_every_task(written: Written) -> None:

@@ -30,6 +30,12 @@ def test_size_of_every_coded_syntax_of_one_image(shared_data: Path) -> None:
 
 @settings(deadline=None)
 @given(st.binary(max_size=64))
-def test_arbitrary_bytes_never_raise(data: bytes) -> None:
+def test_arbitrary_bytes_never_raise_and_give_no_impossible_size(data: bytes) -> None:
     for start in (b"", b"\xff\xd8", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "):
-        coded_size(start + data)
+        size = coded_size(start + data)
+        assert size is None or (size[0] > 0 and size[1] > 0)
+
+
+def test_an_image_area_left_of_its_own_offset_has_no_size() -> None:
+    area = b"".join(value.to_bytes(4, "big") for value in (10, 20, 30, 5))
+    assert coded_size(b"\xff\x4f\xff\x51" + bytes(4) + area) is None

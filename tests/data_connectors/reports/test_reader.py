@@ -193,6 +193,13 @@ def test_a_long_table_is_read_in_pieces_without_loss(
     assert [item.identity.patient for item in reports] == [str(number) for number in range(8)]
 
 
+def test_an_unclosed_quote_refuses_the_table_instead_of_swallowing_rows(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text('patient,text\n1,"No mass.\n2,Clear.\n3,Effusion.\n')
+    reports, (refused,), _ = collect(tmp_path, format="csv")
+    assert reports == []
+    assert refused.code == "table-unreadable"
+
+
 def test_a_table_without_the_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("a,b\n1,2\n")
     _, (refused,), _ = collect(tmp_path, format="csv")

@@ -77,8 +77,10 @@ def test_read_only_frames_are_taken_without_a_warning():
     frame.setflags(write=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        preprocess(image(frame), PreprocessConfig(size=8))
-        preprocess(image(frame[..., 0]), PreprocessConfig(size=8))
+        colour = preprocess(image(frame), PreprocessConfig(size=8))
+        grey = preprocess(image(frame[..., 0]), PreprocessConfig(size=8))
+    assert colour.shape == grey.shape == (1, 3, 8, 8)
+    assert not frame.flags.writeable
 
 
 def test_frames_are_padded_not_cropped_or_stretched():
