@@ -108,3 +108,9 @@ def test_unit_changes_with_its_labels(series: Path) -> None:
         assert isinstance(unit, Unit)
         ids.add(unit.id)
     assert len(ids) == 3
+
+
+def test_an_unclosed_quote_in_a_side_table_is_refused(ingest: Any, series: Path) -> None:
+    (series / "dicom/labels.csv").write_text('uid,labels\n2.25.9,"normal\n2.25.3,nodule\n')
+    with pytest.raises(ConfigError, match="side table cannot be read"):
+        ingest(series / "dicom", labels=Path("labels.csv"))

@@ -42,6 +42,7 @@ def test_changed_table_is_read_again(tmp_path: Path) -> None:
         (None, "table-unreadable"),
         ('{"file": "a"}', "table-unreadable"),
         ("[1, 2", "table-unreadable"),
+        ('file,note\na,"open\nb,closed\n', "table-unreadable"),
     ],
 )
 def test_bad_table_is_a_config_error(tmp_path: Path, text: str | None, code: str) -> None:
