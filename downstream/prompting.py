@@ -103,8 +103,9 @@ def contrast_pair(
         normal = embedder.ensemble(NORMAL_POSITIVE)
         against: Floats = np.tile(normal, (len(positive), 1))
         # The label `normal` itself would stand against itself: it keeps its own denial.
-        own = [i for i, label in enumerate(prompts.labels) if label == NORMAL]
-        against[own] = embedder.ensemble(NORMAL_NEGATIVE)
+        for i, row in enumerate(prompts.prompts):
+            if row.label == NORMAL:
+                against[i] = embedder.ensemble(row.negative or NORMAL_NEGATIVE)
         negative = against
     if negative is None:
         raise ConfigError("every label needs a negative prompt", code="prompt-missing")

@@ -109,9 +109,10 @@ def draw_findings(rng: np.random.Generator, anatomy: Anatomy) -> tuple[Planted, 
     planted: list[Planted] = []
     shaped = anatomy
     taken: set[str] = set()
+    hidden: list[tuple[float, float, float]] = []
     # First what changes the shape of the chest, so that the others find their place in it.
     for concept in sorted(concepts, key=_ORDER.index):
-        finding = _draw(rng, concept, shaped, taken)
+        finding = _draw(rng, concept, shaped, taken, hidden)
         planted.append(finding)
         shaped = reshape(anatomy, planted)
         if concept == "pleural_effusion":
@@ -119,6 +120,9 @@ def draw_findings(rng: np.random.Generator, anatomy: Anatomy) -> tuple[Planted, 
                       if finding.side in (side, "bilateral")}  # fmt: skip
         elif finding.lobe:
             taken.add(finding.lobe)
+        if finding.centre_mm is not None and finding.size_mm is not None:
+            z, _, x = finding.centre_mm
+            hidden.append((z, x, 0.5 * finding.size_mm))
     return tuple(sorted(planted, key=lambda finding: CONCEPTS.index(finding.concept)))
 
 
@@ -141,10 +145,10 @@ def reshape(anatomy: Anatomy, findings: list[Planted] | tuple[Planted, ...]) -> 
                 anatomy = replace(
                     anatomy,
                     emphysema=amount,
-                    dome=(anatomy.dome[0] - 26 * amount[0], anatomy.dome[1] - 26 * amount[1]),
+                    dome=(anatomy.dome[0] - 16 * amount[0], anatomy.dome[1] - 16 * amount[1]),
                     drop=(
-                        anatomy.drop[0] * (1 - 0.8 * amount[0]),
-                        anatomy.drop[1] * (1 - 0.8 * amount[1]),
+                        anatomy.drop[0] * (1 - 0.5 * amount[0]),
+                        anatomy.drop[1] * (1 - 0.5 * amount[1]),
                     ),
                 )
             case "atelectasis":
@@ -171,7 +175,10 @@ def _free_lobe(
     return side, LOBES[side][int(rng.integers(len(LOBES[side])))]
 
 
-def _draw(rng: np.random.Generator, concept: str, a: Anatomy, taken: set[str]) -> Planted:
+def _draw(
+    rng: np.random.Generator, concept: str, a: Anatomy, taken: set[str],
+    hidden: list[tuple[float, float, float]],
+) -> Planted:  # fmt: skip
     grade = float(rng.uniform())
     wished: Literal["left", "right"] = "left" if rng.uniform() < 0.5 else "right"
     side: Where = wished
@@ -185,15 +192,15 @@ def _draw(rng: np.random.Generator, concept: str, a: Anatomy, taken: set[str]) -
         case "nodule":
             size = 20 + 9 * grade
             side, lobe = _free_lobe(rng, wished, taken)
-            centre = _place_in(rng, a, side, lobe, margin=size / 2)
-            more = _neighbours(rng, a, side, lobe, centre, size)
+            centre = _place_in(rng, a, side, lobe, hidden, margin=size / 2)
+            more = _neighbours(rng, a, side, lobe, hidden, centre, size)
         case "mass":
             size = 48 + 32 * grade
             side, lobe = _free_lobe(rng, wished, taken)
-            centre = _place_in(rng, a, side, lobe, margin=size / 2 * 0.8)
+            centre = _place_in(rng, a, side, lobe, hidden, margin=size / 2 * 0.8)
         case "consolidation":
             side, lobe = _free_lobe(rng, wished, taken)
-            centre = _place_in(rng, a, side, lobe, margin=14.0)
+            centre = _place_in(rng, a, side, lobe, hidden, margin=14.0)
             size = 100 + 50 * grade
         case "pleural_effusion":
             if rng.uniform() < 0.25:
@@ -205,7 +212,7 @@ def _draw(rng: np.random.Generator, concept: str, a: Anatomy, taken: set[str]) -
             side = "midline"
         case "atelectasis":
             side, lobe = _free_lobe(rng, wished, taken)
-            centre = _place_in(rng, a, side, lobe, margin=12.0)
+            centre = _place_in(rng, a, side, lobe, hidden, margin=12.0)
             size = 80 + 35 * grade
         case "emphysema":
             if rng.uniform() < 0.7:
@@ -215,32 +222,41 @@ def _draw(rng: np.random.Generator, concept: str, a: Anatomy, taken: set[str]) -
 
 def _neighbours(
     rng: np.random.Generator, a: Anatomy, side: Where, lobe: str,
-    centre: tuple[float, float, float], size: float,
+    hidden: list[tuple[float, float, float]], centre: tuple[float, float, float], size: float,
 ) -> tuple[tuple[float, float, float], ...]:  # fmt: skip
     """Up to three further nodules of the same lobe, apart from each other."""
     wanted = int(rng.choice(4, p=[0.2, 0.25, 0.3, 0.25]))
     found = [centre]
     for _ in range(4 * wanted):
-        place = _place_in(rng, a, side, lobe, margin=size / 2)
+        place = _place_in(rng, a, side, lobe, hidden, margin=size / 2)
         if len(found) <= wanted and min(math.dist(place, other) for other in found) > 1.2 * size:
             found.append(place)
     return tuple(found[1:])
 
 
 def _place_in(
-    rng: np.random.Generator, a: Anatomy, side: Where, lobe: str, margin: float
-) -> tuple[float, float, float]:
-    """A random point of a lobe, at least `margin` from its surface where it is that thick."""
+    rng: np.random.Generator, a: Anatomy, side: Where, lobe: str,
+    hidden: list[tuple[float, float, float]], margin: float,
+) -> tuple[float, float, float]:  # fmt: skip
+    """A random point of a lobe, at least `margin` from its surface where it is that thick.
+
+    `hidden` holds circles (z, x, radius) of a radiograph that earlier lesions fill.
+    """
     sign = 1.0 if side == "left" else -1.0
     count = 600
     z = rng.uniform(-120, a.apex, count).astype(np.float32)
     y = rng.uniform(-a.cavity_depth, a.cavity_depth, count).astype(np.float32)
     x = (sign * rng.uniform(0, a.cavity_width, count)).astype(np.float32)
-    inner = lung_depth(a, sign, z, y, x)
-    depth: Array = np.minimum(inner, lobe_depth(a, lobe, z, y) + np.float32(0.5 * margin))
+    lobar = lobe_depth(a, lobe, z, y)
+    depth: Array = np.minimum(lung_depth(a, sign, z, y, x), lobar + np.float32(0.5 * margin))
     # Not behind the heart, nor below the dome: a radiograph would not show it.
     seen = (np.abs(x) > 48) & (z > a.dome[side_index(sign)] + 8)
     seen &= heart_depth(a, z, np.full_like(y, a.heart[1]), x) < -6
+    for row, column, radius in hidden:
+        seen &= np.hypot(z - row, x - column) > radius + min(margin, 20.0)
     fits = np.flatnonzero((depth > margin) & seen)
-    chosen = int(fits[0]) if len(fits) else int(np.argmax(depth + 20 * seen))
+    if len(fits):
+        chosen = int(fits[0])
+    else:
+        chosen = int(np.argmax(np.where(lobar > 2, depth + 20 * seen, depth - 1000)))
     return float(z[chosen]), float(y[chosen]), float(x[chosen])

@@ -166,12 +166,17 @@ def _pneumothorax(scene: Scene, finding: Planted) -> Array:
     free = _wall(scene) + 14 * np.clip((y - 20) / 60, 0, 1)
     space = _soft(scene.depth[side], scene)
     gap = np.asarray(wide - free, np.float32)
-    share = np.asarray(_soft(gap, scene) * space, np.float32)
-    line = np.asarray(np.clip(1 - np.abs(gap + 2.0) / 2.6, 0, 1) * space, np.float32)
-    lung = _soft(-gap, scene) * space
-    _blend(scene, np.asarray(0.3 * lung, np.float32), -300.0)  # the lung behind has lost volume
+    # Edges are as soft as the surface crosses a voxel: else a projection shows its steps.
+    step = np.abs(np.gradient(gap, axis=1))
+    edge = np.maximum(step, np.float32(1.2 * scene.grid.spacing_mm[2]))
+    air = np.clip(gap / edge + 0.5, 0, 1)
+    width = np.maximum(step, np.float32(2.6))
+    line = np.clip(1 - np.abs(gap + 2.0) / width, 0, 1) * (2.6 / width)
+    share = np.asarray(air * space, np.float32)
+    # The lung behind has lost volume.
+    _blend(scene, np.asarray(0.3 * (1 - air) * space, np.float32), -300.0)
     _blend(scene, share, -1000.0)
-    _blend(scene, line, 20.0)
+    _blend(scene, np.asarray(line * space, np.float32), 20.0)
     return share
 
 
@@ -200,14 +205,14 @@ def _atelectasis(scene: Scene, finding: Planted) -> Array:
 
 
 def _emphysema(scene: Scene, finding: Planted) -> Array:
-    """Thin lung with bullae: round holes, most in the upper parts, with hair-thin walls."""
+    """Thin lung with bullae: round holes, most in the upper parts, with thin walls."""
     rng = np.random.default_rng(finding.shape_seed)
     a = scene.anatomy
     share = np.zeros(scene.grid.shape, np.float32)
     for side in finding.sides:
         space = scene.depth[side]
-        for _ in range(5 + int(4 * finding.grade)):
-            radius = rng.uniform(10, 15 + 8 * finding.grade)
+        for _ in range(4 + int(3 * finding.grade)):
+            radius = rng.uniform(15, 20 + 8 * finding.grade)
             centre = (
                 rng.triangular(-60, 0.75 * a.apex, 0.8 * a.apex),
                 rng.uniform(-0.6, 0.6) * a.cavity_depth,
@@ -218,8 +223,8 @@ def _emphysema(scene: Scene, finding: Planted) -> Array:
             inside = np.float32(radius) - np.sqrt(_thick(scene, dz) ** 2 + dy**2 + dx**2)
             room = _soft(space[box] - 2, scene)
             hole = _soft(inside, scene) * room
-            rim = np.clip(1 - np.abs(inside + 1.5) / 2.2, 0, 1) * room
-            _blend(scene, np.asarray(rim, np.float32), -350.0, box)
+            rim = np.clip(1 - np.abs(inside + 1.5) / 2.6, 0, 1) * room
+            _blend(scene, np.asarray(rim, np.float32), 20.0, box)
             _blend(scene, hole, -990.0, box)
             np.maximum(share[box], hole, out=share[box])
     return share

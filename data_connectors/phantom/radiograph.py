@@ -20,6 +20,10 @@ from data_connectors.phantom.render import Rendered
 WATER_PER_MM = 0.0195
 """Attenuation of water at about 65 keV effective energy."""
 BITS = 12
+SEEN_MM = 15.0
+"""So much water along a ray is seen in the lung, also where far more of it lies elsewhere."""
+AIRY = ("pneumothorax", "emphysema")
+"""Findings of air, which contrasts with the lung seven times less than water."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +123,24 @@ def expose(body: Rendered, exposure: Exposure, rng: np.random.Generator) -> NDAr
     return np.asarray(np.rint(grey * (2**BITS - 1)), np.uint16)
 
 
-def project_mask(body: Rendered, share: Array, exposure: Exposure) -> NDArray[np.bool_]:
+def project_mask(
+    body: Rendered, share: Array, exposure: Exposure, *, airy: bool = False
+) -> NDArray[np.bool_]:
     """Where a finding is seen in the picture, [size, size]."""
     depth = share.sum(axis=1) * body.grid.spacing_mm[1]
     depth = _place(depth, body.grid, exposure, outside=0.0)
     peak = float(depth.max())
-    seen = depth > max(0.3 * peak, 1.0) if peak > 0 else np.zeros(depth.shape, bool)
+    least = max(0.3 * peak if airy else min(0.3 * peak, SEEN_MM), 1.0)
+    seen = depth > least
     return np.asarray(_shut(seen.astype(np.float32), exposure, level=0.0) > 0.5)
 
 
 def masks_in_picture(body: Rendered, exposure: Exposure) -> list[tuple[Planted, NDArray[np.bool_]]]:
     """Every finding's projected mask."""
-    return [(finding, project_mask(body, share, exposure)) for finding, share in body.masks]
+    return [
+        (finding, project_mask(body, share, exposure, airy=finding.concept in AIRY))
+        for finding, share in body.masks
+    ]
 
 
 def _place(image: Array, grid: Grid, exposure: Exposure, outside: float) -> Array:

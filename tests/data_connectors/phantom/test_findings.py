@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -98,3 +99,24 @@ def test_severity_is_the_word_for_the_grade(
         for finding in findings:
             words = {"small": 0, "mild": 0, "moderate": 1, "large": 2, "severe": 2}
             assert words[finding.severity] == min(int(finding.grade * 3), 2)
+
+
+def test_a_nodule_is_seldom_hidden_by_a_larger_lesion_in_the_radiograph(
+    patients: list[tuple[object, tuple[Planted, ...]]],
+) -> None:
+    hidden = pairs = 0
+    for _, findings in patients:
+        by_concept = {finding.concept: finding for finding in findings}
+        nodule = by_concept.get("nodule")
+        for concept in ("mass", "consolidation", "atelectasis"):
+            other = by_concept.get(concept)
+            if nodule is None or other is None:
+                continue
+            assert nodule.centre_mm is not None
+            assert other.centre_mm is not None
+            assert other.size_mm is not None
+            (z, _, x), (oz, _, ox) = nodule.centre_mm, other.centre_mm
+            pairs += 1
+            hidden += math.hypot(z - oz, x - ox) < other.size_mm / 2
+    assert pairs > 20
+    assert hidden < 0.1 * pairs

@@ -9,8 +9,9 @@ import pytest
 
 from data_connectors.phantom.anatomy import Anatomy, draw_anatomy
 from data_connectors.phantom.findings import CONCEPTS, Planted, draw_concepts, draw_findings
-from data_connectors.phantom.grid import Grid, NoiseField, splat
+from data_connectors.phantom.grid import Array, Grid, NoiseField, splat
 from data_connectors.phantom.radiograph import (
+    SEEN_MM,
     Exposure,
     attenuation,
     draw_exposure,
@@ -229,6 +230,44 @@ def test_the_projected_mask_is_where_the_radiograph_changed() -> None:
     change = expose(ill, exposure, rng).astype(float) - expose(well, exposure, rng)
     mask = project_mask(ill, ill.masks[0][1], exposure)
     assert change[mask].mean() > 4 * abs(change[~mask]).mean()
+
+
+def test_shallow_fluid_is_in_the_mask_though_more_lies_elsewhere() -> None:
+    body, finding = planted("pleural_effusion")
+    grid = projection_grid(body.half_width, body.half_depth)
+    exposure = steady(draw_exposure(np.random.default_rng(1), body.half_width))
+    ill = render(body, (finding,), grid)
+    share = ill.masks[0][1]
+    deepest = float(share.sum(axis=1).max()) * grid.spacing_mm[1]
+    assert deepest > 4 * SEEN_MM
+    fluid = project_mask(ill, share, exposure)
+    # As air of the same shape, only where much of it lies.
+    air = project_mask(ill, share, exposure, airy=True)
+    assert not (air & ~fluid).any()
+    assert fluid.sum() > 1.1 * air.sum()
+
+
+def test_the_edge_of_a_collapsed_lung_projects_without_steps() -> None:
+    """The front of the lung is sampled every 6 mm: a thin line there would show as arcs."""
+    body, finding = planted("pneumothorax")
+    coarse = projection_grid(body.half_width, body.half_depth)
+    ratio = 4
+    fine = Grid(
+        (coarse.shape[0], coarse.shape[1] * ratio, coarse.shape[2]),
+        (coarse.spacing_mm[0], coarse.spacing_mm[1] / ratio, coarse.spacing_mm[2]),
+        (
+            coarse.origin_mm[0],
+            coarse.origin_mm[1] - coarse.spacing_mm[1] * (ratio - 1) / (2 * ratio),
+            coarse.origin_mm[2],
+        ),
+    )
+
+    def change(grid: Grid) -> Array:
+        return attenuation(render(body, (finding,), grid)) - attenuation(render(body, (), grid))
+
+    exact, quick = change(fine), change(coarse)
+    wrong = np.abs(np.diff(quick - exact, axis=1)).mean()
+    assert wrong < 0.45 * np.abs(np.diff(exact, axis=1)).mean()
 
 
 def test_tissue_partial_volumes_keep_their_sum() -> None:

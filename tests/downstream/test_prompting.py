@@ -1,0 +1,70 @@
+"""What claims a label and what it stands against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from downstream.prompting import contrast_pair, contrast_vectors
+from medvlp.errors import ConfigError
+from medvlp.knowledge.prompts import NORMAL_NEGATIVE, NORMAL_POSITIVE, LabelPrompts, PromptSet
+
+
+class _Words:
+    """Gives each list of prompts its own axis."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, ...]] = []
+
+    def ensemble(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        if tuple(texts) not in self.seen:
+            self.seen.append(tuple(texts))
+        return np.eye(16)[self.seen.index(tuple(texts))]
+
+    def axis(self, texts: Sequence[str]) -> int:
+        return self.seen.index(tuple(texts))
+
+
+SET = PromptSet(
+    prompts=(
+        LabelPrompts(label="nodule", positive=("a nodule",), negative=("no nodule",)),
+        LabelPrompts(label="normal", positive=("healthy",), negative=("ill", "diseased")),
+    )
+)
+
+
+def test_a_label_stands_against_its_own_denial() -> None:
+    words: Any = _Words()
+    claims, against = contrast_pair(SET, words, "negative")
+    assert against is not None
+    assert claims.argmax(1).tolist() == [words.axis(["a nodule"]), words.axis(["healthy"])]
+    denials = [words.axis(["no nodule"]), words.axis(["ill", "diseased"])]
+    assert against.argmax(1).tolist() == denials
+
+
+def test_against_normal_a_label_leaves_its_denial_out_but_normal_keeps_its_own() -> None:
+    words: Any = _Words()
+    claims, against = contrast_pair(SET, words, "normal")
+    assert against is not None
+    assert against[0].argmax() == words.axis(NORMAL_POSITIVE)
+    assert against[1].argmax() == words.axis(["ill", "diseased"])
+    np.testing.assert_array_equal(contrast_vectors(SET, words, "normal"), claims - against)
+
+
+def test_normal_without_a_denial_gets_the_usual_one() -> None:
+    words: Any = _Words()
+    alone = PromptSet(prompts=(LabelPrompts(label="normal", positive=("healthy",)),))
+    _, against = contrast_pair(alone, words, "normal")
+    assert against is not None
+    assert against[0].argmax() == words.axis(NORMAL_NEGATIVE)
+
+
+def test_a_contrast_needs_a_denial() -> None:
+    alone = PromptSet(prompts=(LabelPrompts(label="nodule", positive=("a nodule",)),))
+    words: Any = _Words()
+    with pytest.raises(ConfigError, match="negative prompt"):
+        contrast_pair(alone, words, "negative")
+    assert contrast_pair(alone, words, "none")[1] is None
