@@ -67,7 +67,7 @@ def evaluate(config: EvalConfig, *, data: Path, run: Path, out: Path) -> dict[st
         DatasetError: The dataset is unusable, or has nothing for any task.
         CheckpointError: The run cannot be loaded.
     """
-    from data_connectors.store import Dataset
+    from data_connectors.dataset.store import Dataset
     from medvlp.models.checkpoint import load_encoder
 
     _refuse_foreign(out)

@@ -1,6 +1,6 @@
 """What the tasks need of a dataset and of a model, as protocols.
 
-`data_connectors.store.Dataset` and `medvlp.models.encoder.Encoder` fulfil them; so does any
+`data_connectors.dataset.store.Dataset` and `medvlp.models.encoder.Encoder` fulfil them; so does any
 stand-in with these methods.
 """
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from data_connectors.config import IngestConfig
-from data_connectors.ingest import ingest
+from data_connectors.dataset.store import Dataset
+from data_connectors.ingest.run import ingest
 from data_connectors.phantom.hospital import write_hospital
-from data_connectors.store import Dataset
 from governance.config import ReferenceConfig
 from medvlp.config import load_config
 from medvlp.errors import IntegrityError

@@ -44,7 +44,7 @@ def _phantom(args: argparse.Namespace) -> Summary:
 
 def _ingest(args: argparse.Namespace) -> Summary:
     from data_connectors.config import IngestConfig
-    from data_connectors.ingest import ingest
+    from data_connectors.ingest.run import ingest
     from medvlp.config import load_config
 
     config = load_config(IngestConfig, args.config, args.set)
@@ -53,7 +53,7 @@ def _ingest(args: argparse.Namespace) -> Summary:
 
 
 def _inspect(args: argparse.Namespace) -> Summary:
-    from data_connectors.inspection import inspect_dataset
+    from data_connectors.dataset.inspection import inspect_dataset
 
     return inspect_dataset(args.dataset, html=args.html)
 

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from data_connectors.store import Dataset
+from data_connectors.dataset.store import Dataset
 from medvlp.errors import ConfigError
 from medvlp.models.preprocess import preprocess
 from medvlp.models.tokens import TextTokenizer

@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from data_connectors.store import Dataset
+from data_connectors.dataset.store import Dataset
 from medvlp.models.checkpoint import save_model
 from medvlp.models.tokens import TextTokenizer
 from medvlp.models.vlp import VLP

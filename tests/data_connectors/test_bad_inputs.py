@@ -15,8 +15,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from data_connectors.config import IngestConfig
-from data_connectors.ingest import ingest
-from data_connectors.store import Dataset
+from data_connectors.dataset.store import Dataset
+from data_connectors.ingest.run import ingest
 from governance.leakcheck import leakcheck
 
 CANARIES = ("Zyxwv^Quillon", "19420719", "ZQX-7731", "Zyxwv", "Quillon", "ACC4711")

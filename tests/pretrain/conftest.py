@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_connectors.dataset.store import Dataset
+from data_connectors.dataset.writer import DatasetWriter
 from data_connectors.items import Payload
-from data_connectors.store import Dataset
-from data_connectors.writer import DatasetWriter
 from medvlp.config import load_config
 from medvlp.types import Finding, Geometry, Sample, Text
 from pretrain.config import PretrainConfig

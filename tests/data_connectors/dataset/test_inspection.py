@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_connectors.inspection import inspect_dataset
+from data_connectors.dataset.inspection import inspect_dataset
+from data_connectors.dataset.writer import DatasetWriter
 from data_connectors.items import Payload, Refused
-from data_connectors.writer import DatasetWriter
 from medvlp.types import Finding, Geometry, Sample, Text
 
 LONG = "There is no focal consolidation, effusion or pneumothorax. " * 5

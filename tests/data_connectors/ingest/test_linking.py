@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from data_connectors.ingest.linking import link
+from data_connectors.ingest.records import Stored
 from data_connectors.items import Identity, Payload, ReportItem, Span, VisualItem
-from data_connectors.linking import link
-from data_connectors.records import Stored
 from medvlp.types import Geometry, Report, Sentence
 
 BY = ("accession", "study", "patient")

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_connectors.ingest.records import Stored, UnitRecord, from_json, to_json
 from data_connectors.items import (
     Identity,
     Payload,
@@ -15,7 +16,6 @@ from data_connectors.items import (
     Span,
     VisualItem,
 )
-from data_connectors.records import Stored, UnitRecord, from_json, to_json
 from medvlp.types import Finding, Geometry, Report, Sentence, Text
 
 floats = st.floats(allow_nan=False)

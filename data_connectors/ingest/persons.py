@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from data_connectors.ingest.records import UnitRecord
 from data_connectors.items import Identity
-from data_connectors.records import UnitRecord
 
 
 def qualify(records: Sequence[UnitRecord]) -> list[UnitRecord]:

@@ -21,11 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_connectors.accounting import Account, account
-from data_connectors.assemble import Assembled, assemble
 from data_connectors.config import IngestConfig
+from data_connectors.dataset.writer import digest_of, hash_parts, write_info, write_tables
 from data_connectors.deid.pseudonyms import Pseudonyms, load_key
-from data_connectors.planning import (
+from data_connectors.ingest.accounting import Account, account
+from data_connectors.ingest.assemble import Assembled, assemble
+from data_connectors.ingest.planning import (
     Plan,
     config_digest,
     input_state,
@@ -33,8 +34,7 @@ from data_connectors.planning import (
     make_plan,
     public_config,
 )
-from data_connectors.shelving import shelve
-from data_connectors.writer import digest_of, hash_parts, write_info, write_tables
+from data_connectors.ingest.shelving import shelve
 from medvlp import audit
 from medvlp.errors import ConfigError, DatasetError
 

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_connectors.splits import assign_splits
+from data_connectors.ingest.splits import assign_splits
 
 names = st.text("abcdef0123456789", min_size=4, max_size=8)
 patients = st.dictionaries(names, st.integers(0, 3), min_size=1, max_size=60)

@@ -15,8 +15,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
-from data_connectors.store import Dataset
-from data_connectors.writer import write_atomic
+from data_connectors.dataset.store import Dataset
+from data_connectors.dataset.writer import write_atomic
 from medvlp.types import Sample, Visual
 
 A_SOURCE = 6

@@ -19,8 +19,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_connectors.dataset.schema import (
+    QUARANTINE,
+    REGIONS,
+    SAMPLES,
+    SCHEMA_VERSION,
+    sample_to_row,
+)
 from data_connectors.items import Payload, Refused, Region
-from data_connectors.schema import QUARANTINE, REGIONS, SAMPLES, SCHEMA_VERSION, sample_to_row
 from medvlp import __version__
 from medvlp.errors import DatasetError, InputError
 from medvlp.types import Sample

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_connectors.assemble import Assembled, Entry
-from data_connectors.planning import Plan
+from data_connectors.ingest.assemble import Assembled, Entry
+from data_connectors.ingest.planning import Plan
 from medvlp.errors import IntegrityError
 
 

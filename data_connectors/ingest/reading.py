@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from data_connectors.connectors import connector_of
+from data_connectors.dataset.writer import tar_payload
 from data_connectors.deid.pseudonyms import Pseudonyms
 from data_connectors.files import refuse
+from data_connectors.ingest.records import Stored, UnitRecord, to_json
 from data_connectors.items import Identity, Item, Payload, Refused, ReportItem, VisualItem
-from data_connectors.records import Stored, UnitRecord, to_json
 from data_connectors.source import Unit
-from data_connectors.writer import tar_payload
 from medvlp.errors import InputError
 
 

@@ -11,11 +11,11 @@ from itertools import combinations, pairwise
 from data_connectors.config import IngestConfig
 from data_connectors.deid.pseudonyms import Pseudonyms
 from data_connectors.deid.scrub import Scrubber, protected_words
+from data_connectors.ingest.linking import Links, link
+from data_connectors.ingest.persons import qualify
+from data_connectors.ingest.records import Stored, UnitRecord
+from data_connectors.ingest.splits import assign_splits
 from data_connectors.items import Identity, Refused, Region, ReportItem
-from data_connectors.linking import Links, link
-from data_connectors.persons import qualify
-from data_connectors.records import Stored, UnitRecord
-from data_connectors.splits import assign_splits
 from medvlp.knowledge.findings import extract_findings, report_findings
 from medvlp.types import Finding, Geometry, Report, Sample, Split, Text
 

@@ -13,9 +13,9 @@ import pytest
 import webdataset
 from PIL import Image
 
+from data_connectors.dataset.store import Dataset
+from data_connectors.dataset.writer import DatasetWriter, ShardWriter, tar_payload
 from data_connectors.items import Payload, Refused, Region
-from data_connectors.store import Dataset
-from data_connectors.writer import DatasetWriter, ShardWriter, tar_payload
 from medvlp.errors import DatasetError, IntegrityError
 from medvlp.types import Finding, Geometry, Sample, Text
 

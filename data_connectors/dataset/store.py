@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from data_connectors.dataset.schema import SCHEMA_VERSION, row_to_sample
+from data_connectors.dataset.writer import digest_of, hash_parts
 from data_connectors.items import Region
-from data_connectors.schema import SCHEMA_VERSION, row_to_sample
-from data_connectors.writer import digest_of, hash_parts
 from medvlp import audit
 from medvlp.errors import DatasetError, IntegrityError
 from medvlp.types import Kind, Sample, Split, Visual

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+from data_connectors.ingest.persons import only_forms, qualify
+from data_connectors.ingest.records import UnitRecord
 from data_connectors.items import Identity, ReportItem
-from data_connectors.persons import only_forms, qualify
-from data_connectors.records import UnitRecord
 from medvlp.types import Report
 
 

@@ -15,17 +15,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from data_connectors import planning, reading
 from data_connectors.config import IngestConfig
-from data_connectors.ingest import ingest
+from data_connectors.dataset.store import Dataset
+from data_connectors.ingest import planning, reading
+from data_connectors.ingest.run import ingest
 from data_connectors.items import Identity, Payload, Refused, ReportItem, VisualItem
 from data_connectors.source import Unit
-from data_connectors.store import Dataset
 from medvlp import audit
 from medvlp.errors import ConfigError, DatasetError, DependencyError, InputError, IntegrityError
 from medvlp.types import Geometry, Report, Sentence, Text
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 
 
 def config(*sources: dict[str, object], **rest: object) -> IngestConfig:
@@ -451,6 +451,6 @@ def test_ray_is_refused_with_a_next_step(tmp_path, images):
 
 
 def test_nothing_is_imported_that_a_worker_does_not_need():
-    code = "import sys, data_connectors.reading; print('torch' in sys.modules)"
+    code = "import sys, data_connectors.ingest.reading; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

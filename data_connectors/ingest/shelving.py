@@ -21,16 +21,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from data_connectors import journal
-from data_connectors.assemble import Entry
 from data_connectors.config import IngestConfig
+from data_connectors.dataset.writer import ShardWriter
 from data_connectors.deid.pseudonyms import Pseudonyms
-from data_connectors.engine import Lost, build_engine
+from data_connectors.ingest import journal
+from data_connectors.ingest.assemble import Entry
+from data_connectors.ingest.planning import Plan, Planned
+from data_connectors.ingest.processes import Lost, build_engine
+from data_connectors.ingest.reading import Task, discard, lost, read_unit
+from data_connectors.ingest.records import Stored, UnitRecord, from_json
 from data_connectors.items import Refused
-from data_connectors.planning import Plan, Planned
-from data_connectors.reading import Task, discard, lost, read_unit
-from data_connectors.records import Stored, UnitRecord, from_json
-from data_connectors.writer import ShardWriter
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,9 @@ def shelve(
 def _needed(plan: Plan) -> list[str]:
     """Modules that every worker uses: imported once, not once a worker."""
     folders = sorted({_FOLDER.get(source.kind, source.kind) for source in plan.sources})
-    return ["data_connectors.reading"] + [f"data_connectors.{name}.reader" for name in folders]
+    return ["data_connectors.ingest.reading"] + [
+        f"data_connectors.{name}.reader" for name in folders
+    ]
 
 
 class _Shelf:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from data_connectors.records import UnitRecord, from_json, to_json
+from data_connectors.ingest.records import UnitRecord, from_json, to_json
 
 
 class Entry(NamedTuple):

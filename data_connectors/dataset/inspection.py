@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data_connectors.leakage import find_leakage
-from data_connectors.store import Dataset
+from data_connectors.dataset.leakage import find_leakage
+from data_connectors.dataset.store import Dataset
 from medvlp.types import Sample
 
 SPLITS = ("train", "val", "test")
@@ -28,7 +28,7 @@ def inspect_dataset(dataset: Path, html: Path | None = None) -> dict[str, Any]:
     data = Dataset.open(dataset)
     facts = describe(data)
     if html is not None:
-        from data_connectors.inspection_page import write_page
+        from data_connectors.dataset.inspection_page import write_page
 
         write_page(data, facts, html)
     data.close()

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_connectors.config import LinkBy
+from data_connectors.ingest.records import Stored
 from data_connectors.items import Identity, ReportItem
-from data_connectors.records import Stored
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_connectors.engine import InProcess, LocalEngine, Lost, build_engine
+from data_connectors.ingest.processes import InProcess, LocalEngine, Lost, build_engine
 from medvlp.errors import DependencyError
 
 TASKS = """
@@ -111,7 +111,7 @@ def test_a_script_without_a_main_guard_is_told_so(tasks, tmp_path):
     """Workers import the main script: without a guard each would start workers of its own."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from data_connectors.engine import LocalEngine\n"
+        "from data_connectors.ingest.processes import LocalEngine\n"
         "print(list(LocalEngine(2, 60).map(abs, [-1, -2])))\n"
     )
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
+from data_connectors.ingest.journal import Entry, Journal
+from data_connectors.ingest.records import UnitRecord
 from data_connectors.items import Refused
-from data_connectors.journal import Entry, Journal
-from data_connectors.records import UnitRecord
 
 KEY = Fernet.generate_key()
 PLAN = ["one", "two", "three", "four"]

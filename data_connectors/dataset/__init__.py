@@ -1,0 +1,1 @@
+"""The dataset folder: schemas, writer, reader, what may leak between splits, inspection."""

@@ -1,0 +1,1 @@
+"""From configured sources to a dataset folder: plan, read in processes, link, split, account."""
