@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import Any, Protocol, assert_never, runtime_checkable
 
 from data_connectors.config import AnySource
 from data_connectors.dicom.source import DicomSource
@@ -17,6 +17,7 @@ from data_connectors.source import Unit
 from data_connectors.video.source import LecturesSource
 
 
+@runtime_checkable
 class Connector(Protocol):
     """The two steps of every connector (see `data_connectors.source`)."""
 

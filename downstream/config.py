@@ -95,6 +95,12 @@ class RetrievalTask(Config):
     """Of several texts of that level (captions, say): the first, or all of them in a row."""
     encode: Literal["whole", "sentence_mean"] = "sentence_mean"
     """Encode the text in one piece, or as the mean of its sentences' vectors."""
+    evidence: NonNegativeFloat = 0.0
+    """Weight of the evidence in the patches for the text's sentences (their mean), added to the
+    cosine; memory grows with the square of the gallery."""
+    typical: Literal["kept", "removed"] = "kept"
+    """`removed`: what a text scores on average over training visuals is taken off, so that a text
+    that suits every visual is no longer found by all of them (hubness; Radovanovic et al. 2010)."""
     ks: tuple[PositiveInt, ...] = (1, 5, 10)
     max_items: PositiveInt | None = None
     """Evaluate a seeded subset of at most this many samples (whole patients first)."""

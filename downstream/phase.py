@@ -159,7 +159,8 @@ def window_vectors(
 
 def _frame_vectors(embedder: Embedder, visual: Visual, frames: Ints) -> Floats:
     """Unit vectors [t, e] of single frames, each distinct frame encoded once."""
-    distinct, back = np.unique(frames, return_inverse=True)
+    found, back = np.unique(frames, return_inverse=True)
+    distinct: list[int] = found.tolist()
     step = embedder.batch_frames
     parts = [
         embedder.visuals([_cut(visual, i, i + 1, 1) for i in distinct[start : start + step]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 DIRECTIONS = ("image_to_text", "text_to_image")
+_BANK = 256
+"""Most training visuals that tell what is typical of a text."""
 _SENTENCE = re.compile(r"\n|(?<=[.!?])\s+")
 
 
@@ -78,8 +81,7 @@ def run_retrieval(task: RetrievalTask, context: Context) -> Outcome:
     ranks: dict[str, dict[str, Ints]] = {}
     vectors: dict[str, tuple[Floats, Floats]] = {}
     for name, embedder in context.embedders.items():
-        visual = embedder.samples(pairs.samples)
-        text = _text_vectors(task, embedder, pairs)
+        visual, text = _sides(task, context, embedder, pairs)
         vectors[name] = visual, text
         ranks[name] = {
             "image_to_text": first_hit_ranks(visual, text, pairs.keys, pairs.keys),
@@ -157,6 +159,47 @@ def _text_vectors(task: RetrievalTask, embedder: Embedder, pairs: _Pairs) -> Flo
     return unit(np.stack([embedder.texts(part).mean(axis=0) for part in parts]))
 
 
+def _sides(
+    task: RetrievalTask, context: Context, embedder: Embedder, pairs: _Pairs
+) -> tuple[Floats, Floats]:
+    """Vectors [n, f] of the visuals and of the texts; their product is the score.
+
+    Evidence and what is typical of a text are further columns, so that one product holds all.
+    """
+    text = _text_vectors(task, embedder, pairs)
+    visual = _seen(task, embedder, pairs.samples, pairs)
+    if task.evidence:
+        text = np.concatenate([text, np.eye(len(text))], axis=1)
+    if task.typical == "removed":
+        bank = select(context.dataset, task.where, "train")
+        if not bank:
+            raise SkipTask("no training visual to learn from what is typical of a text")
+        chosen = np.random.default_rng(context.config.seed).permutation(len(bank))[:_BANK]
+        usual = (
+            _seen(task, embedder, [bank[i] for i in sorted(chosen)], pairs).mean(axis=0) @ text.T
+        )
+        text = np.concatenate([text, -usual[:, None]], axis=1)
+        visual = np.concatenate([visual, np.ones((len(visual), 1))], axis=1)
+    return visual, text
+
+
+def _seen(
+    task: RetrievalTask, embedder: Embedder, samples: Sequence[Sample], pairs: _Pairs
+) -> Floats:
+    """Unit vectors of visuals [b, e], and weighted evidence for every text [b, e + n] if asked."""
+    if not task.evidence:
+        return embedder.samples(samples)
+    parts = [_sentences(s, t) for s, t in zip(pairs.samples, pairs.texts, strict=True)]
+    sentences = sorted({sentence for part in parts for sentence in part})
+    place = {sentence: row for row, sentence in enumerate(sentences)}
+    share = np.zeros((len(sentences), len(parts)))
+    for column, part in enumerate(parts):
+        for sentence in part:
+            share[place[sentence], column] += 1 / len(part)
+    evidence = embedder.evidence(samples, embedder.texts(sentences)) @ share
+    return np.concatenate([embedder.samples(samples), task.evidence * evidence], axis=1)
+
+
 def _sentences(sample: Sample, text: str) -> list[str]:
     """The sample's stored sentences that lie in the text; without any, the text split up."""
     stored = [t.text for t in sample.texts if t.level == "sentence" and t.text in text]
@@ -215,7 +258,7 @@ def _card(task: RetrievalTask, context: Context, pairs: _Pairs, metric: str) -> 
         undefined="always defined",
         truth="the sample's own text; word-for-word identical texts (case and white space apart) "
         "are hits too",
-        score=f"cosine; text: {task.texts} of {', '.join(task.levels)}, {how}",
+        score=f"cosine{_more(task)}; text: {task.texts} of {', '.join(task.levels)}, {how}",
         ties="a tie with an item that is no hit counts against us",
         interval=f"95 % percentile, {context.config.bootstrap} resamples of the queries' patients, "
         f"gallery fixed, seed {context.config.seed}",
@@ -227,6 +270,13 @@ def _card(task: RetrievalTask, context: Context, pairs: _Pairs, metric: str) -> 
         dataset_digest=context.dataset.digest,
         model_digest=context.model.digest,
     )
+
+
+def _more(task: RetrievalTask) -> str:
+    """What is added to the cosine, in words."""
+    evidence = f" + {task.evidence:g} evidence(patches, sentences), mean over the text's sentences"
+    usual = f", less its mean over at most {_BANK} training visuals"
+    return evidence * bool(task.evidence) + usual * (task.typical == "removed")
 
 
 def _headline(results: list[Result]) -> dict[str, float | None]:

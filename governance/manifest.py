@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from medvlp import __version__
 from medvlp.errors import IntegrityError
+from medvlp.files import file_digest, write_json
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_manifest(bundle: Path, **facts: Any) -> str:
@@ -38,9 +31,7 @@ def write_manifest(bundle: Path, **facts: Any) -> str:
         **facts,
         "files": files,
     }
-    temporary = bundle / f".{MANIFEST}.part"
-    temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, bundle / MANIFEST)
+    write_json(bundle / MANIFEST, manifest, sort_keys=True)
     return file_digest(bundle / MANIFEST)
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from governance.card import write_card
 from governance.config import ReleaseConfig
-from governance.manifest import file_digest, write_manifest
+from governance.manifest import write_manifest
 from governance.reference import make_cases, write_cases
 from governance.tracking import TRACKING_FILE, client, read_tracking, tracking_uri
 from medvlp import audit
 from medvlp.errors import CheckpointError, GateError
+from medvlp.files import file_digest, write_json
 from medvlp.knowledge.prompts import build_prompts
 from medvlp.models.checkpoint import load_encoder
 
@@ -67,8 +68,8 @@ def release(config: ReleaseConfig, *, run: Path, evaluation: Path, out: Path) ->
     log.info("release: copying the model, its contract and its evaluation")
     _copy(run, building / "model", MODEL_FILES)
     _copy(evaluation, building / "evaluation", ("metrics.json", "report.html"))
-    _write_json(building / "preprocessing.json", encoder.preprocess.model_dump(mode="json"))
-    _write_json(building / "prompts.json", prompts.model_dump(mode="json"))
+    write_json(building / "preprocessing.json", encoder.preprocess.model_dump(mode="json"))
+    write_json(building / "prompts.json", prompts.model_dump(mode="json"))
     log.info("release: making and scoring the reference cases")
     cases = make_cases(config.reference)
     write_cases(building / "reference", cases, encoder, prompts, config.reference.tolerance)
@@ -180,7 +181,3 @@ def _copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
             raise CheckpointError(
                 f"{name} is missing", code="run-incomplete", next_step="finish the step before"
             ) from None
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 from medvlp import __version__
 from medvlp.config import Config
 from medvlp.errors import CheckpointError
+from medvlp.files import write_json
 
 TRACKING_FILE = "tracking.json"
 
@@ -125,9 +126,7 @@ def _start_run(config: TrackingConfig, out: Path) -> None:
         "experiment": config.experiment,
         "run_id": run.info.run_id,
     }
-    temporary = out / f"{TRACKING_FILE}.part"
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, out / TRACKING_FILE)
+    write_json(out / TRACKING_FILE, record)
 
 
 def _absolute(uri: str, out: Path) -> str:

@@ -1,7 +1,7 @@
 """The nouns that hold tensors.
 
 Shape letters: b samples, n frames (all samples of a batch in a row), m texts (likewise), l tokens,
-c channels, h w pixels, k claim slots, e joint embedding, p patches of one frame.
+c channels, h w pixels, bounds b + 1, k claim slots, e joint embedding, p patches of one frame.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Batch:
 
     frames: Float[Tensor, "n c h w"] | UInt8[Tensor, "n c h w"]
     """Bytes as cached, or float in [0, 1] after augmentation."""
-    offsets: Int[Tensor, "b+1"]
+    offsets: Int[Tensor, " bounds"]
     """Sample i owns frames offsets[i]:offsets[i + 1]."""
     positions: Float[Tensor, " n"]
     kind: Int[Tensor, " b"]
     """Index into `KINDS`."""
     tokens: Int[Tensor, "m l"]
     token_mask: Bool[Tensor, "m l"]
-    text_offsets: Int[Tensor, "b+1"]
+    text_offsets: Int[Tensor, " bounds"]
     """Sample i owns texts text_offsets[i]:text_offsets[i + 1]."""
     text_key: Int[Tensor, " m"]
     """Hash of the normalised text: equal texts have equal keys."""
@@ -41,7 +41,7 @@ class Batch:
     statement_tokens: Int[Tensor, "s l2"] | None = None
     """A claim of each of c concepts, then a denial of each (s = 2 c)."""
     statement_mask: Bool[Tensor, "s l2"] | None = None
-    statement_slots: Int[Tensor, " c"] | None = None
+    statement_slots: Int[Tensor, " concepts"] | None = None
     """Which slot of `stated` answers for each concept."""
     keys: tuple[str, ...] = ()
 

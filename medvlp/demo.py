@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlp.errors import ConfigError, DatasetError, DependencyError
+from medvlp.files import write_json, write_text
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 DEFAULT_PATIENTS = 400
@@ -97,7 +98,7 @@ def run_demo(options: DemoOptions, verb: Verb) -> dict[str, Any]:
         verified = verb(["verify", str(out / "bundle")])
     seconds = time.monotonic() - started
     summary = _summary(out, verified, seconds=seconds, peak_memory_mb=memory.peak_mb)
-    _write_json(out / "summary.json", summary)
+    write_json(out / "summary.json", summary)
     _say(summary, out)
     return summary
 
@@ -186,7 +187,7 @@ def _claim(options: DemoOptions) -> None:
             next_step="choose another --out",
         )
     options.out.mkdir(parents=True, exist_ok=True)
-    _write_json(record, wanted)
+    write_json(record, wanted)
 
 
 def _prepare(steps: _Steps, options: DemoOptions) -> None:
@@ -244,7 +245,7 @@ def _write_ingest_config(out: Path) -> None:
             "licence": "MIT",
         }
     )
-    (out / "ingest.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    write_text(out / "ingest.yaml", yaml.safe_dump(config, sort_keys=False))
 
 
 def _summary(
@@ -368,9 +369,3 @@ class _PeakMemory:
             self.peak_mb = max(self.peak_mb, total // 2**20)
             if self._stop.wait(self._interval_s):
                 return
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -8,7 +8,6 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from medvlp.types import Batch
 from pretrain.module import PretrainModule
 
 
@@ -41,7 +40,7 @@ class WeightAverage(L.Callback):
         trainer: L.Trainer,
         pl_module: L.LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: Any,
         batch_idx: int,
     ) -> None:
         """One step of the average."""

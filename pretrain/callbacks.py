@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medvlp.errors import MedvlpError
+from medvlp.files import whole
 from medvlp.types import Batch
 from pretrain.config import TrainerConfig
 from pretrain.module import PretrainModule
@@ -141,6 +141,5 @@ class Checkpoints(L.Callback):
         if trainer.global_step % self.every:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
-        os.replace(temporary, self.path)
+        with whole(self.path) as partial:
+            trainer.save_checkpoint(partial)

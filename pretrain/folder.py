@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from medvlp.errors import CheckpointError
+from medvlp.files import write_json, write_text
 from pretrain.config import PretrainConfig
 
 CONFIG, HISTORY, SUMMARY, RESUME = "config.json", "history.jsonl", "run.json", "resume"
@@ -81,18 +81,14 @@ class RunFolder:
 
     def write(self, name: str, tree: dict[str, Any]) -> None:
         """Write one JSON file, whole or not at all."""
-        temporary = self.path / f".{name}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(tree, indent=2, sort_keys=True), "utf-8")
-        os.replace(temporary, self.path / name)
+        write_json(self.path / name, tree, sort_keys=True)
 
     @contextmanager
     def history(self, start: int) -> Iterator[TextIO]:
         """The history, open for more lines; lines at or after step `start` are dropped."""
         path = self.path / HISTORY
         kept = [line for line in read_history(self.path) if line["step"] <= start]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-        os.replace(temporary, path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         with path.open("a", encoding="utf-8") as file:
             yield file
 

@@ -3,6 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Before anything of ours is imported: shapes and types are checked while tests run.
+install_import_hook(
+    ["medvlp", "data_connectors", "pretrain", "downstream", "governance"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

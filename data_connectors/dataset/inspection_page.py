@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
 from data_connectors.dataset.store import Dataset
-from data_connectors.dataset.writer import write_atomic
+from medvlp.files import write_text
 from medvlp.types import Sample, Visual
 
 A_SOURCE = 6
@@ -60,7 +60,7 @@ def write_page(data: Dataset, facts: dict[str, Any], path: Path) -> None:
     page = template.render(
         facts=facts, info=data.info, groups=groups, splits=("train", "val", "test")
     )
-    write_atomic(path, page)
+    write_text(path, page)
 
 
 def _chosen(samples: tuple[Sample, ...]) -> dict[str, list[Sample]]:

@@ -8,7 +8,6 @@ lie in a row one byte range reads it back.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -29,6 +28,7 @@ from data_connectors.dataset.schema import (
 from data_connectors.items import Payload, Refused, Region
 from medvlp import __version__
 from medvlp.errors import DatasetError, InputError
+from medvlp.files import file_digest, whole, write_json
 from medvlp.types import Sample
 
 BLOCK = 512
@@ -224,7 +224,7 @@ def write_info(folder: Path, info: dict[str, Any]) -> str:
         "digest": digest,
         "parts": parts,
     }
-    write_atomic(folder / "dataset.json", json.dumps(full, indent=1, sort_keys=True) + "\n")
+    write_json(folder / "dataset.json", full, sort_keys=True)
     return digest
 
 
@@ -241,23 +241,6 @@ def digest_of(parts: dict[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")

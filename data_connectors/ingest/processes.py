@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from medvlp.errors import DependencyError
 
@@ -37,6 +37,7 @@ class Lost:
     why: Literal["crashed", "timeout"]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Where tasks run. One implementation here; a cluster would be another."""
 

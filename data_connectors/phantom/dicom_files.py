@@ -28,7 +28,7 @@ from pydicom.uid import (
 
 from data_connectors.phantom.identity import Person
 from data_connectors.phantom.radiograph import BITS, Exposure
-from data_connectors.phantom.scanner import Codec, Scan
+from data_connectors.phantom.scanner import Codec, Scan, Stored
 
 CT_SERIES, DX_SERIES = 2, 3
 _SYNTAX: dict[Codec, UID] = {
@@ -43,7 +43,7 @@ Namer = Callable[[], Path]
 
 
 def write_ct(
-    person: Person, scan: Scan, stored: NDArray[np.uint16 | np.int16], numbers: NDArray[np.int64],
+    person: Person, scan: Scan, stored: Stored, numbers: NDArray[np.int64],
     name: Namer,
 ) -> None:  # fmt: skip
     """One file a slice.
@@ -188,7 +188,7 @@ class _Series:
             element.tag: self._bytes(element) for element in dataset
         }
 
-    def save(self, path: Path, image: NDArray[np.uint16 | np.int16], own: Dataset) -> None:
+    def save(self, path: Path, image: Stored, own: Dataset) -> None:
         """Write one file: the common elements, its own, its pixels."""
         own = copy(own)
         own.add(self._pixel_data(image))
@@ -216,7 +216,7 @@ class _Series:
         write_dataset(file, one, parent_encoding="utf-8")
         return bytes(file.getvalue())
 
-    def _pixel_data(self, image: NDArray[np.uint16 | np.int16]) -> DataElement:
+    def _pixel_data(self, image: Stored) -> DataElement:
         raw = np.ascontiguousarray(image, image.dtype.newbyteorder("<"))
         if not self._syntax.is_compressed:
             return DataElement(0x7FE00010, "OW", raw.tobytes())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_connectors.phantom.anatomy import cavity_radius, cavity_scale, heart_depth, lobe_depth
 from data_connectors.phantom.findings import Planted
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from data_connectors.phantom.render import Scene
 
 Box = tuple[slice, ...]
+Floats = NDArray[np.floating[Any]]
 
 
 def plant(scene: Scene, finding: Planted) -> Array:
@@ -40,12 +42,12 @@ def plant(scene: Scene, finding: Planted) -> Array:
             raise ValueError(f"no such finding: {other}")
 
 
-def _soft(depth: Array, scene: Scene) -> Array:
+def _soft(depth: Floats, scene: Scene) -> Array:
     width = np.float32(1.2 * scene.grid.spacing_mm[2])
     return np.asarray(np.clip(depth / width + np.float32(0.5), 0, 1), np.float32)
 
 
-def _blend(scene: Scene, share: Array, value: Array | float, box: Box = ()) -> None:
+def _blend(scene: Scene, share: Array, value: Floats | float, box: Box = ()) -> None:
     target = scene.hu[box]
     target += share * (value - target)
 

@@ -8,6 +8,7 @@ a detector. Exposure, positioning and collimation differ from patient to patient
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ SEEN_MM = 15.0
 """So much water along a ray is seen in the lung, also where far more of it lies elsewhere."""
 AIRY = ("pneumothorax", "emphysema")
 """Findings of air, which contrasts with the lung seven times less than water."""
+
+
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,7 @@ def _place(image: Array, grid: Grid, exposure: Exposure, outside: float) -> Arra
     return np.asarray(placed, np.float32)
 
 
-def _shut(grey: Array, exposure: Exposure, level: float | None = None) -> Array:
+def _shut(grey: Floats, exposure: Exposure, level: float | None = None) -> Floats:
     top, bottom, left, right = (round(part * exposure.size) for part in exposure.shutters)
     value = exposure.shutter_level if level is None else level
     shut = grey.copy()

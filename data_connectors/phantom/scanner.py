@@ -15,6 +15,10 @@ Codec = Literal["implicit", "explicit", "rle", "jpeg_ls", "jpeg_2000"]
 _CODECS: tuple[Codec, ...] = ("explicit", "implicit", "rle", "jpeg_ls", "jpeg_2000")
 
 
+Stored = NDArray[np.uint16] | NDArray[np.int16]
+"""Pixels as a scanner stores them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """How one CT series was taken and stored."""
@@ -60,7 +64,7 @@ def draw_scan(rng: np.random.Generator, anatomy: Anatomy, size: int = 128) -> Sc
     )
 
 
-def acquire(hu: Array, scan: Scan, rng: np.random.Generator) -> NDArray[np.uint16 | np.int16]:
+def acquire(hu: Array, scan: Scan, rng: np.random.Generator) -> Stored:
     """Stored values [D, H, W] of a rendered chest: HU = stored * slope + intercept."""
     _, y, x = scan.grid.axes()
     seen = hu + scan.noise_hu * rng.standard_normal(hu.shape, dtype=np.float32)
@@ -69,4 +73,4 @@ def acquire(hu: Array, scan: Scan, rng: np.random.Generator) -> NDArray[np.uint1
     rim = (np.abs(y - sag) < 3) | (np.abs(y - sag - 22) < 3)
     seen = np.where(table, np.maximum(seen, np.where(rim, -250.0, -890.0)), seen)
     stored = np.rint((np.clip(seen, -1024, 3071) - scan.intercept) / scan.slope)
-    return stored.astype(np.int16 if scan.signed else np.uint16)
+    return stored.astype(np.int16) if scan.signed else stored.astype(np.uint16)

@@ -86,7 +86,7 @@ class Lexicon:
     _root: _Node = field(default_factory=dict)
     size: int = 0
 
-    def entry(self, text: str) -> Entry:
+    def entry(self, text: object) -> Entry:
         """The entry of a phrase, made when it is new."""
         phrase = tokenize(text).norms if isinstance(text, str) else ()
         if not phrase:

@@ -61,7 +61,7 @@ class LogitScale(nn.Module):
             self.log_scale.clamp_(0.0, self.log_limit)
 
 
-def text_owner(text_offsets: Int[Tensor, "b+1"]) -> Int[Tensor, " m"]:
+def text_owner(text_offsets: Int[Tensor, " bounds"]) -> Int[Tensor, " m"]:
     """Which sample each text belongs to."""
     lengths = text_offsets.diff()
     return torch.repeat_interleave(torch.arange(len(lengths), device=text_offsets.device), lengths)

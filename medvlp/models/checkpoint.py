@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from medvlp import __version__
 from medvlp.errors import CheckpointError
+from medvlp.files import file_digest, whole, write_text
 from medvlp.models.config import ModelConfig
 from medvlp.models.encoder import Encoder
 from medvlp.models.tokens import TextTokenizer, read_tokenizer
@@ -41,19 +41,20 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    _atomic(folder / WEIGHTS, lambda path: save_file(state, path, metadata={"format": "pt"}))
-    _atomic(folder / TOKENIZER, lambda path: path.write_text(tokenizer.to_json(), "utf-8"))
+    with whole(folder / WEIGHTS) as path:
+        save_file(state, path, metadata={"format": "pt"})
+    write_text(folder / TOKENIZER, tokenizer.to_json())
     description = {
         "format": FORMAT,
         "code_version": __version__,
         "model": model.config.model_dump(mode="json"),
         "vocabulary": len(tokenizer),
         "text_architecture": model.text.architecture if model.config.text.hf else None,
-        "sha256": {name: _sha256(folder / name) for name in (WEIGHTS, TOKENIZER)},
+        "sha256": {name: file_digest(folder / name) for name in (WEIGHTS, TOKENIZER)},
         **(provenance or {}),
     }
     text = json.dumps(description, indent=2, sort_keys=True)
-    _atomic(folder / DESCRIPTION, lambda path: path.write_text(text, "utf-8"))
+    write_text(folder / DESCRIPTION, text)
     return description
 
 
@@ -76,7 +77,7 @@ def load_encoder(
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{name} is missing", code="checkpoint-missing")
-        if _sha256(path) != expected:
+        if file_digest(path) != expected:
             raise CheckpointError(
                 f"{name} is not the file that model.json names",
                 code="checkpoint-digest",
@@ -137,17 +138,3 @@ def _read_description(folder: Path) -> dict[str, Any]:
             "the checkpoint has another format", code="checkpoint-format", got=format_, limit=FORMAT
         )
     return known
-
-
-def _atomic(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

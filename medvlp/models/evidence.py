@@ -14,7 +14,7 @@ FRAME_SHARPNESS = 4.0
 def patch_evidence(
     patches: Float[Tensor, "n p e"],
     text: Float[Tensor, "m e"],
-    offsets: Int[Tensor, "b+1"],
+    offsets: Int[Tensor, " bounds"],
     share: float = PATCH_SHARE,
     sharpness: float = FRAME_SHARPNESS,
 ) -> Float[Tensor, "b m"]:

@@ -96,7 +96,7 @@ class RaggedPooling(nn.Module):
     def pool_frames(
         self,
         stats: FrameStats,
-        offsets: Int[Tensor, "b+1"],
+        offsets: Int[Tensor, " bounds"],
         positions: Float[Tensor, " n"],
         kind: Int[Tensor, " b"],
     ) -> Pooled:
@@ -128,7 +128,7 @@ class RaggedPooling(nn.Module):
         return Pooled(vector, weights.mean(1))
 
 
-def segment_ids(offsets: Int[Tensor, "b+1"]) -> Int[Tensor, " n"]:
+def segment_ids(offsets: Int[Tensor, " bounds"]) -> Int[Tensor, " n"]:
     """Which segment each item belongs to."""
     lengths = offsets.diff()
     return torch.repeat_interleave(torch.arange(len(lengths), device=offsets.device), lengths)

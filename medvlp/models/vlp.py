@@ -67,7 +67,7 @@ class VLP(nn.Module):
     def encode_visual(
         self,
         frames: UInt8[Tensor, "n 3 s s"] | Float[Tensor, "n 3 s s"],
-        offsets: Int[Tensor, "b+1"],
+        offsets: Int[Tensor, " bounds"],
         positions: Float[Tensor, " n"],
         kind: Int[Tensor, " b"],
         tokens: bool = False,

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from downstream.embedder import Embedder
 from downstream.prompting import contrast_pair, contrast_vectors
 from medvlp.errors import ConfigError
 from medvlp.knowledge.prompts import NORMAL_NEGATIVE, NORMAL_POSITIVE, LabelPrompts, PromptSet
 
 
-class _Words:
+class _Words(Embedder):
     """Gives each list of prompts its own axis."""
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ SET = PromptSet(
 
 
 def test_a_label_stands_against_its_own_denial() -> None:
-    words: Any = _Words()
+    words = _Words()
     claims, against = contrast_pair(SET, words, "negative")
     assert against is not None
     assert claims.argmax(1).tolist() == [words.axis(["a nodule"]), words.axis(["healthy"])]
@@ -46,7 +47,7 @@ def test_a_label_stands_against_its_own_denial() -> None:
 
 
 def test_against_normal_a_label_leaves_its_denial_out_but_normal_keeps_its_own() -> None:
-    words: Any = _Words()
+    words = _Words()
     claims, against = contrast_pair(SET, words, "normal")
     assert against is not None
     assert against[0].argmax() == words.axis(NORMAL_POSITIVE)
@@ -55,7 +56,7 @@ def test_against_normal_a_label_leaves_its_denial_out_but_normal_keeps_its_own()
 
 
 def test_normal_without_a_denial_gets_the_usual_one() -> None:
-    words: Any = _Words()
+    words = _Words()
     alone = PromptSet(prompts=(LabelPrompts(label="normal", positive=("healthy",)),))
     _, against = contrast_pair(alone, words, "normal")
     assert against is not None
@@ -64,7 +65,7 @@ def test_normal_without_a_denial_gets_the_usual_one() -> None:
 
 def test_a_contrast_needs_a_denial() -> None:
     alone = PromptSet(prompts=(LabelPrompts(label="nodule", positive=("a nodule",)),))
-    words: Any = _Words()
+    words = _Words()
     with pytest.raises(ConfigError, match="negative prompt"):
         contrast_pair(alone, words, "negative")
     assert contrast_pair(alone, words, "none")[1] is None

@@ -109,3 +109,43 @@ def test_examples_show_the_rank_and_mark_hits(hospital: Any, encoder: Any) -> No
         hits = [hit for _, _, hit in example.found]
         assert hits[0] == (example.rank == 1)
         assert all((text == example.own) == hit for text, _, hit in example.found)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "typical"), [(0.0, "removed"), (0.7, "kept"), (0.7, "removed")]
+)
+def test_evidence_and_what_is_typical_change_the_score_as_the_formula_says(
+    hospital: Any, blind: Any, evidence: float, typical: str
+) -> None:
+    outcome = run(hospital, blind, evidence=evidence, typical=typical)
+    rows = {split: [r for r in hospital.rows if r.split == split and r.kind == "image"]
+            for split in ("train", "test")}  # fmt: skip
+    sentences = [[t.text for t in s.texts if t.level == "sentence"] for s in rows["test"]]
+
+    def score(sample: Any, texts: list[str]) -> float:
+        parts = blind.texts(texts)
+        vectors, seen = blind.compare([hospital.pixels[sample.key]], parts)
+        whole = parts.double().mean(0)
+        cosine = float(vectors[0].double() @ (whole / whole.norm()))
+        return cosine + evidence * float(seen[0].double().mean())
+
+    scores = np.array([[score(s, texts) for texts in sentences] for s in rows["test"]])
+    if typical == "removed":
+        scores -= np.mean([[score(s, texts) for texts in sentences] for s in rows["train"]], axis=0)
+    own = [s.texts[0].text for s in rows["test"]]
+    ranks = []
+    for q, row in enumerate(scores):
+        best = max(row[i] for i in range(len(own)) if own[i] == own[q])
+        ranks.append(1 + sum(row[i] >= best - 1e-9 for i in range(len(own)) if own[i] != own[q]))
+    for k in (1, 5, 10):
+        value = by_metric(outcome)[f"image_to_text_r_at_{k}"]["value"]
+        assert value == pytest.approx(np.mean(np.array(ranks) <= k))
+    told = by_metric(outcome)["image_to_text_r_at_1"]["card"]["score"]
+    assert ("evidence(patches, sentences)" in told) == bool(evidence)
+    assert ("training visuals" in told) == (typical == "removed")
+
+
+def test_what_is_typical_needs_training_visuals(hospital: Any, blind: Any) -> None:
+    hospital.rows = [row for row in hospital.rows if row.split != "train"]
+    with pytest.raises(SkipTask, match="training visual"):
+        run(hospital, blind, typical="removed")

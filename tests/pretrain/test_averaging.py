@@ -1,13 +1,21 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
+import lightning as L
 import pytest
 import torch
 
 from medvlp.models.vlp import VLP
 from pretrain.averaging import WeightAverage
 from pretrain.module import PretrainModule
+
+
+class AtStep(L.Trainer):
+    """A trainer of which only the step is asked."""
+
+    global_step = 0
+
+    def __init__(self, global_step=0):
+        self.global_step = global_step
 
 
 @pytest.fixture
@@ -18,7 +26,7 @@ def module(smoke) -> PretrainModule:
 
 def test_the_average_follows_its_formula(module):
     average = WeightAverage(0.5)
-    trainer = SimpleNamespace(global_step=0)
+    trainer = AtStep(0)
     weight = module.model.pooling.norm.weight
     average.on_train_start(trainer, module)
     expected = weight.detach().clone()
@@ -35,17 +43,17 @@ def test_the_average_follows_its_formula(module):
 
 def test_running_statistics_are_averaged_too(module):
     names = WeightAverage(0.9)
-    names.on_train_start(SimpleNamespace(global_step=0), module)
+    names.on_train_start(AtStep(0), module)
     assert any(name.endswith("running_mean") for name in names.average)
     assert not any(name.endswith("num_batches_tracked") for name in names.average)
 
 
 def test_the_average_survives_a_checkpoint(module, tmp_path):
     average = WeightAverage(0.9)
-    average.on_train_start(SimpleNamespace(global_step=0), module)
+    average.on_train_start(AtStep(0), module)
     average.average["pooling.norm.weight"] += 1
     torch.save(average.state_dict(), tmp_path / "a.pt")
     again = WeightAverage(0.9)
     again.load_state_dict(torch.load(tmp_path / "a.pt", weights_only=True))
-    again.on_train_start(SimpleNamespace(global_step=5), module)
+    again.on_train_start(AtStep(5), module)
     assert torch.equal(again.average["pooling.norm.weight"], average.average["pooling.norm.weight"])

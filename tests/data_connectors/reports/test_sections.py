@@ -151,4 +151,4 @@ def test_offsets_are_exact(text: str) -> None:
 def test_hostile_texts_take_no_more_than_linear_time(text: str) -> None:
     start = time.process_time()
     report_findings(parse_report(text))
-    assert time.process_time() - start < 5  # quadratic would be minutes
+    assert time.process_time() - start < 20  # with type checks; quadratic would be minutes

@@ -211,10 +211,12 @@ def test_words_without_times_are_interpolated_and_marked() -> None:
     ]
     segment = {"start": 1.0, "end": 4.0, "text": "about 12 mm left end", "words": words}
     (said,) = parse_whisper({"segments": [segment], "word_segments": words})
+    middle = said.words[1].end_s
+    assert middle == pytest.approx(1.9)
     assert said.words == (
         Word("about", 1.0, 1.4),
-        Word("12", 1.4, pytest.approx(1.9), interpolated=True),
-        Word("mm", pytest.approx(1.9), 2.4, interpolated=True),
+        Word("12", 1.4, middle, interpolated=True),
+        Word("mm", middle, 2.4, interpolated=True),
         Word("left", 2.4, 3.0),
         Word("end", 3.0, 4.0, interpolated=True),
     )
