@@ -21,7 +21,7 @@ Summary = dict[str, Any]
 
 
 def _demo(args: argparse.Namespace) -> Summary:
-    from medvlp.demo import DemoOptions, run_demo
+    from medvlp.demo.run import DemoOptions, run_demo
 
     options = DemoOptions(
         out=args.out,

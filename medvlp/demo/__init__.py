@@ -1,0 +1,1 @@
+"""`medvlp demo`: the whole way on a synthetic hospital."""
