@@ -117,6 +117,12 @@ def test_examples_show_the_rank_and_mark_hits(hospital: Any, encoder: Any) -> No
 def test_evidence_and_what_is_typical_change_the_score_as_the_formula_says(
     hospital: Any, blind: Any, evidence: float, typical: str
 ) -> None:
+    more = Text("sentence", "report", "Compared with last year.")
+    hospital.rows = [  # reports of different lengths
+        replace(row, texts=(replace(row.texts[0], text=f"{row.texts[0].text} {more.text}"),
+                            *row.texts[1:], more)) if number % 2 else row
+        for number, row in enumerate(hospital.rows)
+    ]  # fmt: skip
     outcome = run(hospital, blind, evidence=evidence, typical=typical)
     rows = {split: [r for r in hospital.rows if r.split == split and r.kind == "image"]
             for split in ("train", "test")}  # fmt: skip
@@ -140,6 +146,13 @@ def test_evidence_and_what_is_typical_change_the_score_as_the_formula_says(
     for k in (1, 5, 10):
         value = by_metric(outcome)[f"image_to_text_r_at_{k}"]["value"]
         assert value == pytest.approx(np.mean(np.array(ranks) <= k))
+    shown = 0
+    for example in outcome.view.examples:
+        row = scores[[s.key for s in rows["test"]].index(example.sample.key)]
+        for text, value, _ in example.found:
+            assert value == pytest.approx(max(row[i] for i in range(len(own)) if own[i] == text))
+            shown += 1
+    assert shown > 3
     told = by_metric(outcome)["image_to_text_r_at_1"]["card"]["score"]
     assert ("evidence(patches, sentences)" in told) == bool(evidence)
     assert ("training visuals" in told) == (typical == "removed")
