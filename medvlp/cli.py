@@ -249,6 +249,8 @@ def run(argv: Sequence[str]) -> Summary:
         format="%(asctime)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
     )
+    # A codec that reports every tile of every slice.
+    logging.getLogger("openjpeg").setLevel(logging.WARNING)
     return VERBS[args.verb].run(args)
 
 

@@ -134,3 +134,11 @@ def test_convolutions_a_stage_decide_how_far_a_patch_sees(convs, reach):
 def test_a_plain_net_needs_a_number_for_every_stage():
     with pytest.raises(ConfigError, match="tower-unknown"):
         FrameTower(FrameTowerConfig(kwargs={"stages": 3, "convs": [1, 2]}), 32)
+
+
+@torch.no_grad()
+def test_merged_levels_say_how_much_is_seen_and_never_less_than_nothing() -> None:
+    """As every level of a convolutional tower: zero is silence, and pooled peaks start there."""
+    tokens = build("plain, two levels")(torch.randn(3, 3, 32, 32)).tokens
+    assert tokens.min() == 0
+    assert tokens.max() > 0

@@ -77,3 +77,16 @@ def test_texts_of_any_length_in_any_grouping_equal_each_alone(
     for i, text in enumerate(texts):
         alone = tokenizer([text])
         assert torch.allclose(model.encode_text(alone.ids, alone.mask)[0], together[i], atol=1e-6)
+
+
+def test_one_sample_and_one_text_can_be_trained_on(model, visuals, tokenizer):
+    """A batch of one has no statistics of its own: the running ones serve."""
+    model.train()
+    inputs = packed(visuals[:1], model.config)
+    before = model.visual_norm.running_mean.clone()
+    vector = model.encode_visual(*inputs).vector
+    tokens = tokenizer(["No nodule."])
+    text = model.encode_text(tokens.ids, tokens.mask)
+    assert torch.isfinite(vector).all()
+    assert torch.isfinite(text).all()
+    assert torch.equal(model.visual_norm.running_mean, before)
