@@ -57,14 +57,12 @@ def _score_samples(
     task: ZeroShotTask, embedder: Embedder, samples: Sequence[Sample], prompts: PromptSet
 ) -> Floats:
     if task.mode == "multilabel":
-        visual = embedder.samples(samples)
         claims, against = contrast_pair(prompts, embedder, task.contrast)
-        scores: Floats = visual @ claims.T
-        if against is not None:
-            scores = scores - visual @ against.T
-        if task.evidence:
-            scores = scores + task.evidence * _evidence(embedder, samples, claims, against)
-        return scores
+        # Evidence first: it keeps the vectors of the samples, which are then not encoded again.
+        seen = task.evidence and task.evidence * _evidence(embedder, samples, claims, against)
+        visual = embedder.samples(samples)
+        scores: Floats = visual @ claims.T + seen
+        return scores if against is None else scores - visual @ against.T
     visual = embedder.samples(samples)
     positive, _ = prompt_vectors(prompts, embedder)
     logits = embedder.scale * (visual @ positive.T)
