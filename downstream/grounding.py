@@ -31,7 +31,6 @@ from medvlp.types import Sample, Visual
 Floats = npt.NDArray[np.float64]
 Heat = npt.NDArray[np.float32]
 
-BASELINES = ("mean_location", "centre", "all_ones")
 _MOST_PICTURES = 64
 
 

@@ -51,6 +51,10 @@ class PredictionRow:
     probability: float | None = None
 
 
+_FEW = 10
+"""A bootstrap over fewer patients than this has too few different resamples to trust."""
+
+
 @dataclass(slots=True, eq=False)
 class Outcome:
     """Everything one task produced."""
@@ -63,7 +67,12 @@ class Outcome:
     view: Any
     """What the report draws; its type depends on the kind."""
     notes: list[str] = field(default_factory=list)
-    """What a reader must know: labels left out, samples without truth."""
+    """What a reader must know: labels left out, samples without truth, too few patients."""
+
+    def __post_init__(self) -> None:
+        groups = min((result["groups"] for result in self.results), default=_FEW)
+        if groups < _FEW:
+            self.notes.append(f"Only {groups} patients or lectures: the interval says little.")
 
 
 def make_result(

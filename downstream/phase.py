@@ -105,10 +105,6 @@ def _notes(judged: Judged, unused: int) -> list[str]:
     notes = [f"{left} instants are out of body or not annotated, and are not judged."] * bool(left)
     if unused:
         notes.append(f"{unused} lectures show none of the phases and take no part.")
-    if judged.resamples.groups < 5:
-        notes.append(
-            f"Only {judged.resamples.groups} patients or lectures: the interval says little."
-        )
     return notes
 
 

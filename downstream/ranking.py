@@ -49,11 +49,6 @@ def first_hit_ranks(
     return ranks
 
 
-def recall_at_k(ranks: Ints, k: int) -> float:
-    """Share of queries whose best hit is among the first k; nan for no queries."""
-    return float((ranks <= k).mean()) if len(ranks) else float("nan")
-
-
 def chance_recall(hits: Ints, items: int, k: int) -> float:
     """Expected recall at k of a random order: mean over queries of 1 - C(n - m, k) / C(n, k).
 

@@ -251,11 +251,3 @@ def lobe_depth(a: Anatomy, lobe: str, z: Array, y: Array) -> Array:
     else:
         depth = np.minimum(above, level if part == "upper" else -level)
     return np.asarray(depth, np.float32)
-
-
-def lobe_at(a: Anatomy, side: float, z: float, y: float) -> str:
-    """Name of the lobe at a point of one lung."""
-    here = [np.float32(z)], [np.float32(y)]
-    z_, y_ = (np.asarray(value, np.float32) for value in here)
-    names = LOBES["left" if side > 0 else "right"]
-    return max(names, key=lambda name: float(lobe_depth(a, name, z_, y_)[0]))

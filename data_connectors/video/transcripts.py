@@ -22,8 +22,6 @@ from data_connectors.video.subtitles import parse_srt, parse_vtt
 from data_connectors.video.tables import parse_utterances_csv
 from medvlp.types import Transcript, Utterance
 
-SUFFIXES = (".json", ".srt", ".vtt", ".csv")
-
 
 def read_transcript(path: Path, recogniser: str | None = None) -> Transcript:
     """Read one transcript file.

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -65,19 +64,6 @@ def load_concepts() -> Mapping[str, Concept]:
 
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def read_book(path: Path) -> list[Concept]:
-    """The concepts of one book file; combine several with `check_concepts`.
-
-    Raises:
-        ConfigError: The file is no book.
-    """
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path.name} cannot be read as a book", code="book-invalid") from error
-    return parse_book(tree)
 
 
 def parse_book(tree: Any) -> list[Concept]:

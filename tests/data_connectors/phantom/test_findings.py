@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data_connectors.phantom.anatomy import draw_anatomy, lobe_at, lung_depth
+from data_connectors.phantom.anatomy import LOBES, Anatomy, draw_anatomy, lobe_depth, lung_depth
 from data_connectors.phantom.findings import (
     CONCEPTS,
     Planted,
@@ -14,6 +14,13 @@ from data_connectors.phantom.findings import (
     draw_findings,
     reshape,
 )
+
+
+def lobe_at(body: Anatomy, side: float, z: float, y: float) -> str:
+    """The lobe that a point of one lung lies deepest in."""
+    height, depth = np.array([z], np.float32), np.array([y], np.float32)
+    names = LOBES["left" if side > 0 else "right"]
+    return max(names, key=lambda name: float(lobe_depth(body, name, height, depth)[0]))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,6 @@ from medvlp.knowledge.concepts import (
     descendants,
     load_concepts,
     parse_book,
-    read_book,
 )
 
 _NIH14 = (
@@ -73,12 +71,6 @@ def test_an_inconsistent_book_is_refused(concepts: list[Concept], complaint: str
     with pytest.raises(ConfigError, match=complaint) as caught:
         check_concepts(concepts)
     assert caught.value.code == "book-invalid"
-
-
-def test_a_user_book_can_be_read(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text("source: me\nconcepts:\n - {id: x, name: xylophone, laterality: false}\n")
-    assert read_book(path) == [Concept("x", "xylophone", laterality=False, source="me")]
 
 
 @pytest.mark.parametrize(
