@@ -70,10 +70,9 @@ class ZeroShotTask(Config):
     contrast: Literal["negative", "normal", "none"] = "negative"
     """Multi-label: what is subtracted from the similarity to the claim: that to the denial, that
     to the prompts of `normal` (for models whose texts never deny), or nothing."""
-    evidence: NonNegativeFloat = 0.0
-    """Multi-label: weight of the evidence in the patches (late interaction, see
-    `medvlp.models.evidence`) for the claim, less that for what it is contrasted with, beside the
-    vector's score; for models trained with `patch_text`."""
+    evidence: NonNegativeFloat | None = None
+    """Weight of the evidence in the patches for the claim, less that for what it is contrasted
+    with, beside the vector's score; None: as the model is to be asked (`model.answers`)."""
     truth: Literal["auto", "labels", "findings"] = "auto"
     """Gold labels, or findings extracted from the texts; auto: gold labels where there are any."""
     unmentioned: Literal["absent", "ignore"] = "absent"
@@ -95,9 +94,9 @@ class RetrievalTask(Config):
     """Of several texts of that level (captions, say): the first, or all of them in a row."""
     encode: Literal["whole", "sentence_mean"] = "sentence_mean"
     """Encode the text in one piece, or as the mean of its sentences' vectors."""
-    evidence: NonNegativeFloat = 0.0
+    evidence: NonNegativeFloat | None = 0.0
     """Weight of the evidence in the patches for the text's sentences (their mean), added to the
-    cosine; memory grows with the square of the gallery."""
+    cosine; None: as the model is to be asked. Memory grows with the square of the gallery."""
     typical: Literal["kept", "removed"] = "kept"
     """`removed`: what a text scores on average over training visuals is taken off, so that a text
     that suits every visual is no longer found by all of them (hubness; Radovanovic et al. 2010)."""

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from downstream.interfaces import GroundingMaps, SampleStore, VisionTextEncoder
+from downstream.interfaces import HeatMaps, SampleStore, VisionTextEncoder
+from medvlp.models.config import AnswerConfig
 from medvlp.types import Sample, Visual
 
 Floats = npt.NDArray[np.float64]
@@ -47,6 +48,7 @@ class Embedder:
         self.name = name
         self.digest = encoder.digest
         self.scale = float(getattr(encoder, "logit_scale", _DEFAULT_SCALE))
+        self.answers: AnswerConfig = getattr(encoder, "answers", AnswerConfig())
         self._encoder = encoder
         self._dataset = dataset
         self.batch_frames = batch_frames
@@ -107,9 +109,9 @@ class Embedder:
         """The unit vector [e] of several texts that say the same: their normalised mean."""
         return unit(self.texts(texts).mean(axis=0))
 
-    def grounding(self, sample: Sample) -> GroundingMaps:
-        """Patch vectors of a sample, not kept."""
-        maps: GroundingMaps = self._encoder.grounding(self.read(sample))
+    def heat(self, sample: Sample, texts: Floats) -> HeatMaps:
+        """Where texts [m, e] are seen in a sample, not kept."""
+        maps: HeatMaps = self._encoder.heat(self.read(sample), torch.from_numpy(texts).float())
         return maps
 
     def _batches(self, visuals: Iterable[tuple[str, Visual]]) -> Iterator[list[tuple[str, Visual]]]:

@@ -1,8 +1,9 @@
 """Grounding: does the most similar patch lie in the finding? The pointing game, with baselines.
 
-Heat of a patch = cos(patch, positive prompts) - cos(patch, negative prompts), brought back to the
-stored pixels by bilinear interpolation. In a volume the maximum is taken over all slices; heat is
-first shifted to be >= 0 over the volume and multiplied by the share of its slice in the vector.
+Heat of a patch = how strongly the positive prompts are seen in it, less how strongly the negative
+ones are, brought back to the stored pixels by bilinear interpolation. In a volume the maximum is
+taken over all slices; heat is first shifted to be >= 0 over the volume and multiplied by the share
+of its slice in the vector.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from downstream.bootstrap import Estimate, Resamples, mean_estimate, resample
 from downstream.card import MetricCard, digest, split_digest
 from downstream.config import GroundingTask
 from downstream.embedder import Embedder, progress
-from downstream.interfaces import GroundingMaps
 from downstream.outcome import Context, Outcome, PredictionRow, Result, SkipTask, make_result
-from downstream.prompting import CONTRASTS, contrast_vectors, label_prompts
+from downstream.prompting import CONTRASTS, contrast_pair, label_prompts
 from downstream.ranking import area_fraction, centre_hit, pointed_pixel, pointing_hit, prior_hit
 from downstream.regions import Mask, by_concept, mean_location, region_mask, visual_shape
 from downstream.selection import select
@@ -90,14 +91,15 @@ def run_grounding(task: GroundingTask, context: Context) -> Outcome:
     prompts = label_prompts(task.prompts, concepts)
     training = select(context.dataset, task.where, "train")
     priors = mean_location(context.dataset, training, concepts, task.grid)
-    directions = {
-        name: _directions(task, embedder, prompts) for name, embedder in context.embedders.items()
+    asked = {
+        name: contrast_pair(prompts, embedder, task.contrast)
+        for name, embedder in context.embedders.items()
     }
     shown = _shown(samples, context.config.examples)
     cases: list[_Case] = []
     pictures: list[Picture] = []
     for number, sample in enumerate(progress(samples, f"{task.name}: pointing")):
-        new, drawn = _point(task, context, sample, concepts, directions, priors)
+        new, drawn = _point(task, context, sample, concepts, asked, priors)
         cases += new
         if sample.key in shown and drawn:
             pictures.append(drawn[number % len(drawn)])
@@ -140,23 +142,22 @@ def _concepts(task: GroundingTask, context: Context, sample: Sample) -> list[str
     ]
 
 
-def _directions(task: GroundingTask, embedder: Embedder, prompts: PromptSet) -> Floats:
-    return contrast_vectors(prompts, embedder, task.contrast)
-
-
 def _point(
     task: GroundingTask,
     context: Context,
     sample: Sample,
     concepts: Sequence[str],
-    directions: dict[str, Floats],
+    asked: dict[str, tuple[Floats, Floats | None]],
     priors: dict[tuple[str, str], Floats],
 ) -> tuple[list[_Case], list[Picture]]:
     """Everybody's hits for the findings of one sample, and the model's pictures."""
     visual = context.dataset.visual(sample)
     shape = visual_shape(sample, visual.frames.shape)
     regions = by_concept(context.dataset.regions(sample.key))
-    maps = {name: embedder.grounding(sample) for name, embedder in context.embedders.items()}
+    maps = {
+        name: contrast_heat(embedder, sample, *asked[name])
+        for name, embedder in context.embedders.items()
+    }
     cases, pictures = [], []
     for concept in _concepts(task, context, sample):
         mask = region_mask(regions[concept], shape)
@@ -169,35 +170,45 @@ def _point(
             "centre": centre_hit(mask),
             "all_ones": area_fraction(mask),
         }
-        for name, grounding in maps.items():
-            heat = heat_map(grounding, directions[name][column], visual.frames.shape, task.slices)
+        for name, (heats, weights) in maps.items():
+            heat = heat_map(heats[column], weights, visual.frames.shape, task.slices)
             volume = mask.reshape(heat.shape)
             hits[name] = pointing_hit(heat, volume)
             if name == "model":
-                pictures.append(_picture(sample, concept, visual, heat, volume, grounding))
+                pictures.append(_picture(sample, concept, visual, heat, volume, weights))
         cases.append(_Case(sample, concept, hits))
     return cases, pictures
 
 
-def heat_map(
-    grounding: GroundingMaps, direction: Floats, shape: tuple[int, ...], slices: str
-) -> Heat:
-    """Similarity of every stored pixel to a direction in the joint space.
+def contrast_heat(
+    embedder: Embedder, sample: Sample, claims: Floats, against: Floats | None
+) -> tuple[Tensor, Tensor]:
+    """Maps [k, n, gh, gw] of claims, less those of what they stand against, and slice weights."""
+    if embedder.answers.source == "queries":
+        against = None  # a denial is no query: its attention is nowhere in particular
+    asked = claims if against is None else np.concatenate([claims, against])
+    seen = embedder.heat(sample, asked)
+    maps = seen.maps
+    if against is not None:
+        maps = maps[: len(claims)] - maps[len(claims) :]
+    return maps, seen.slice_weights
+
+
+def heat_map(patches: Tensor, weights: Tensor, shape: tuple[int, ...], slices: str) -> Heat:
+    """A map of the patches as a map of the stored pixels.
 
     Args:
-        grounding: Patch vectors [n, gh, gw, e] and slice weights [n].
-        direction: [e].
+        patches: [n, gh, gw].
+        weights: How much each slice counts, [n].
         shape: Shape of `Visual.frames`: (n, h, w) or (n, h, w, 3).
         slices: `weighted` or `plain`.
 
     Returns:
         [n, h, w].
     """
-    towards = torch.from_numpy(direction).to(grounding.patches.dtype)
-    heat = grounding.patches @ towards
+    heat = patches
     if slices == "weighted" and len(heat) > 1:
-        weights = grounding.slice_weights / grounding.slice_weights.max()
-        heat = (heat - heat.min()) * weights[:, None, None]
+        heat = (heat - heat.min()) * (weights / weights.max())[:, None, None]
     size = (int(shape[1]), int(shape[2]))
     full = torch.stack([heat_to_original(one, size) for one in heat])
     values: Heat = full.float().numpy()
@@ -210,7 +221,7 @@ def _picture(
     visual: Visual,
     heat: Heat,
     mask: Mask,
-    grounding: GroundingMaps,
+    weights: Tensor,
 ) -> Picture:
     index, y, x = pointed_pixel(heat)
     return Picture(
@@ -224,7 +235,7 @@ def _picture(
         slice=index,
         pixel=(y, x),
         hit=pointing_hit(heat, mask),
-        slice_weights=grounding.slice_weights.double().numpy(),
+        slice_weights=weights.double().numpy(),
         lesion_slices=np.asarray(mask.any(axis=(1, 2))),
     )
 
@@ -279,7 +290,7 @@ def _card(
     prompts: PromptSet,
     metric: str,
 ) -> MetricCard:
-    minus = CONTRASTS[task.contrast].format("patch")
+    minus = CONTRASTS[task.contrast].format("patch").replace("cos(", "seen(")
     weighted = ", shifted to >= 0 and times the slice's weight in volumes"
     slices = weighted if task.slices == "weighted" else ""
     return MetricCard(
@@ -288,7 +299,7 @@ def _card(
         aggregation="mean over findings (sample and concept); sides of one concept are one region",
         undefined="only findings that are truly present and have a region",
         truth="the maximal pixel lies in the mask or box, at stored resolution, no margin",
-        score=f"cos(patch, positive prompts){minus}{slices}; bilinear to the stored pixels",
+        score=f"seen(patch, positive prompts){minus}{slices}; bilinear to the stored pixels",
         ties="several maximal pixels: the share of them that is inside",
         interval=f"95 % percentile, {context.config.bootstrap} resamples of patients, "
         f"seed {context.config.seed}",

@@ -35,12 +35,12 @@ class SampleStore(Protocol):
 
 
 @runtime_checkable
-class GroundingMaps(Protocol):
-    """Patch vectors of one visual."""
+class HeatMaps(Protocol):
+    """How strongly texts are seen in each patch of one visual."""
 
     @property
-    def patches(self) -> Tensor:
-        """Unit vectors [n, gh, gw, e]."""
+    def maps(self) -> Tensor:
+        """Of each text [m, n, gh, gw]."""
 
     @property
     def slice_weights(self) -> Tensor:
@@ -64,8 +64,8 @@ class VisionTextEncoder(Protocol):
     def compare(self, visuals: list[Visual], texts: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors [b, e], and the evidence [b, m] for unit text vectors [m, e] in patches."""
 
-    def grounding(self, visual: Visual) -> Any:
-        """The `GroundingMaps` of one visual."""
+    def heat(self, visual: Visual, texts: Tensor) -> Any:
+        """The `HeatMaps` of one visual for unit text vectors [m, e]."""
 
 
 Samples = Sequence[Sample]

@@ -112,13 +112,6 @@ def contrast_pair(
     return positive, negative
 
 
-def contrast_vectors(prompts: PromptSet, embedder: Embedder, contrast: str) -> Floats:
-    """What a visual is multiplied with: the difference of `contrast_pair`, [k, e]."""
-    positive, against = contrast_pair(prompts, embedder, contrast)
-    difference: Floats = positive if against is None else positive - against
-    return difference
-
-
 def template_count(prompts: PromptSet) -> int:
     """The most prompts that a label has."""
     return max(len(row.positive) for row in prompts.prompts)

@@ -21,7 +21,9 @@ from downstream.config import RetrievalTask
 from downstream.embedder import Embedder, unit
 from downstream.outcome import Context, Outcome, PredictionRow, Result, SkipTask, make_result
 from downstream.ranking import chance_median_rank, chance_recall, first_hit_ranks
+from downstream.scoring import weights
 from downstream.selection import select
+from medvlp.models.config import AnswerConfig
 from medvlp.types import Sample
 
 Floats = npt.NDArray[np.float64]
@@ -168,7 +170,7 @@ def _sides(
     """
     text = _text_vectors(task, embedder, pairs)
     visual = _seen(task, embedder, pairs.samples, pairs)
-    if task.evidence:
+    if weights(task.evidence, embedder.answers)[1]:
         text = np.concatenate([text, np.eye(len(text))], axis=1)
     if task.typical == "removed":
         bank = select(context.dataset, task.where, "train")
@@ -187,7 +189,8 @@ def _seen(
     task: RetrievalTask, embedder: Embedder, samples: Sequence[Sample], pairs: _Pairs
 ) -> Floats:
     """Unit vectors of visuals [b, e], and weighted evidence for every text [b, e + n] if asked."""
-    if not task.evidence:
+    whole, local = weights(task.evidence, embedder.answers)
+    if not local:
         return embedder.samples(samples)
     parts = [_sentences(s, t) for s, t in zip(pairs.samples, pairs.texts, strict=True)]
     sentences = sorted({sentence for part in parts for sentence in part})
@@ -197,7 +200,7 @@ def _seen(
         for sentence in part:
             share[place[sentence], column] += 1 / len(part)
     evidence = embedder.evidence(samples, embedder.texts(sentences)) @ share
-    return np.concatenate([embedder.samples(samples), task.evidence * evidence], axis=1)
+    return np.concatenate([whole * embedder.samples(samples), local * evidence], axis=1)
 
 
 def _sentences(sample: Sample, text: str) -> list[str]:
@@ -258,7 +261,8 @@ def _card(task: RetrievalTask, context: Context, pairs: _Pairs, metric: str) -> 
         undefined="always defined",
         truth="the sample's own text; word-for-word identical texts (case and white space apart) "
         "are hits too",
-        score=f"cosine{_more(task)}; text: {task.texts} of {', '.join(task.levels)}, {how}",
+        score=f"cosine{_more(task, context.model.answers)}; "
+        f"text: {task.texts} of {', '.join(task.levels)}, {how}",
         ties="a tie with an item that is no hit counts against us",
         interval=f"95 % percentile, {context.config.bootstrap} resamples of the queries' patients, "
         f"gallery fixed, seed {context.config.seed}",
@@ -272,11 +276,12 @@ def _card(task: RetrievalTask, context: Context, pairs: _Pairs, metric: str) -> 
     )
 
 
-def _more(task: RetrievalTask) -> str:
+def _more(task: RetrievalTask, answers: AnswerConfig) -> str:
     """What is added to the cosine, in words."""
-    evidence = f" + {task.evidence:g} evidence(patches, sentences), mean over the text's sentences"
+    _, local = weights(task.evidence, answers)
+    evidence = f" + {local:g} evidence({answers.source}, sentences), mean over the text's sentences"
     usual = f", less its mean over at most {_BANK} training visuals"
-    return evidence * bool(task.evidence) + usual * (task.typical == "removed")
+    return evidence * bool(local) + usual * (task.typical == "removed")
 
 
 def _headline(results: list[Result]) -> dict[str, float | None]:

@@ -9,23 +9,32 @@ import numpy.typing as npt
 
 from downstream.config import ZeroShotTask
 from downstream.embedder import Embedder
-from downstream.prompting import CONTRASTS, contrast_pair, prompt_vectors
+from downstream.prompting import CONTRASTS, contrast_pair
 from medvlp.knowledge.prompts import PromptSet
+from medvlp.models.config import AnswerConfig
 from medvlp.types import Sample
 
 Floats = npt.NDArray[np.float64]
 _UNIT_WORDS = {"sample": "", "study": ", mean over the samples of a study"}
 
 
-def describe_score(task: ZeroShotTask) -> str:
+def weights(asked: float | None, answers: AnswerConfig) -> tuple[float, float]:
+    """Weights of the vector's score and of the evidence: the task's, or as the model is asked."""
+    return answers.vector, answers.evidence if asked is None else asked
+
+
+def describe_score(task: ZeroShotTask, answers: AnswerConfig) -> str:
     """The score in words, for the metric card."""
+    whole, local = weights(task.evidence, answers)
+    contrast = task.contrast if task.mode == "multilabel" else "none"
+    minus = CONTRASTS[contrast].format("visual")
+    words = f"{whole:g} " * (whole != 1) + f"cos(visual, positive prompts){minus}"
+    if local:
+        against = CONTRASTS[contrast].format("").replace("cos(, ", "evidence(patches, ")
+        against *= answers.source == "patches"
+        words += f" + {local:g} (evidence({answers.source}, positive prompts){against})"
     if task.mode == "multiclass":
-        words = "log softmax over the classes' positive prompts at the model's logit scale"
-        return words + _UNIT_WORDS[task.unit]
-    words = "cos(visual, positive prompts)" + CONTRASTS[task.contrast].format("visual")
-    if task.evidence:
-        against = CONTRASTS[task.contrast].format("").replace("cos(, ", "evidence(patches, ")
-        words += f" + {task.evidence:g} (evidence(patches, positive prompts){against})"
+        words = f"log softmax over the classes at the model's logit scale of {words}"
     return words + _UNIT_WORDS[task.unit]
 
 
@@ -56,16 +65,18 @@ def score_labels(
 def _score_samples(
     task: ZeroShotTask, embedder: Embedder, samples: Sequence[Sample], prompts: PromptSet
 ) -> Floats:
-    if task.mode == "multilabel":
-        claims, against = contrast_pair(prompts, embedder, task.contrast)
-        # Evidence first: it keeps the vectors of the samples, which are then not encoded again.
-        seen = task.evidence and task.evidence * _evidence(embedder, samples, claims, against)
-        visual = embedder.samples(samples)
-        scores: Floats = visual @ claims.T + seen
-        return scores if against is None else scores - visual @ against.T
+    exclusive = task.mode == "multiclass"
+    claims, against = contrast_pair(prompts, embedder, "none" if exclusive else task.contrast)
+    whole, local = weights(task.evidence, embedder.answers)
+    # Evidence first: it keeps the vectors of the samples, which are then not encoded again.
+    seen = local and local * _evidence(embedder, samples, claims, against)
     visual = embedder.samples(samples)
-    positive, _ = prompt_vectors(prompts, embedder)
-    logits = embedder.scale * (visual @ positive.T)
+    scores: Floats = whole * (visual @ claims.T) + seen
+    if against is not None:
+        scores = scores - whole * (visual @ against.T)
+    if not exclusive:
+        return scores
+    logits = embedder.scale * scores
     shifted = logits - logits.max(axis=1, keepdims=True)
     scores = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return scores
@@ -79,8 +90,8 @@ def _evidence(
     Peaks over patches are higher for any text in a picture with much in it; the difference takes
     that out, and a model that knows nothing scores at chance.
     """
-    if against is None:
-        return embedder.evidence(samples, claims)
+    if against is None or embedder.answers.source == "queries":
+        return embedder.evidence(samples, claims)  # a denial is no query
     seen = embedder.evidence(samples, np.concatenate([claims, against]))
     difference: Floats = seen[:, : len(claims)] - seen[:, len(claims) :]
     return difference

@@ -110,7 +110,8 @@ def _card(scored: Scored, metric: str, **fields: Any) -> MetricCard:
             "task": f"zero-shot, {task.mode}",
             "metric": metric,
             "truth": f"{gold}, exact concept ids; not mentioned: {task.unmentioned}",
-            "score": f"{describe_score(task)}; prompts of a label ensembled (mean of unit vectors)",
+            "score": f"{describe_score(task, context.model.answers)}; prompts of a label "
+            "ensembled (mean of unit vectors)",
             "interval": f"95 % percentile, {context.config.bootstrap} resamples of patients, "
             f"seed {context.config.seed}",
             "split": task.where.split or context.config.split,
@@ -263,7 +264,8 @@ def template_results(scored: Scored) -> tuple[list[Result], tuple[float, float] 
         scored.result(
             f"macro_auc_one_template_{name}",
             fixed(value),
-            score=f"{describe_score(scored.task)}; one template at a time: the {name} over them",
+            score=f"{describe_score(scored.task, scored.context.model.answers)}; "
+            f"one template at a time: the {name} over them",
             interval="none",
         )
         for name, value in zip(("min", "max"), spread, strict=True)

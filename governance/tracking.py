@@ -17,6 +17,8 @@ from medvlp.errors import CheckpointError
 from medvlp.files import write_json
 
 TRACKING_FILE = "tracking.json"
+_BESIDE, _ABOVE = "beside", "above"
+"""The store lies beside the run folder, or beside the folder that this one is in."""
 
 
 class TrackingConfig(Config):
@@ -109,6 +111,45 @@ def log_evaluation(*, run: Path, report: Path) -> None:
             mlflow.log_artifact(known["run_id"], str(report / file), "evaluation")
 
 
+def log_sweep(config: TrackingConfig, *, out: Path) -> None:
+    """Log a sweep over alpha as an MLflow run of its own; the step is alpha in percent.
+
+    The run folders of the sweep are bound to it, so that evaluating or releasing one of them is
+    recorded there too.
+    """
+    from mlflow.entities import Metric, Param, RunTag
+
+    if not (out / TRACKING_FILE).exists():
+        _start_run(config, out)
+    known = read_tracking(out)
+    record = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
+    metrics = []
+    for row in record["alphas"]:
+        step = round(100 * row["alpha"])
+        values = {"sweep/score": row["score"]}
+        for name, result in row["results"].items():
+            for suffix, key in (("", "value"), ("/low", "low"), ("/high", "high")):
+                values[f"sweep/{name}{suffix}"] = result[key]
+        metrics += [
+            Metric(_metric_name(name), float(value), 0, step)
+            for name, value in values.items()
+            if value is not None
+        ]
+        bound = {**known, "uri": _ABOVE if known["uri"] == _BESIDE else known["uri"]}
+        write_json(out / row["folder"] / TRACKING_FILE, bound)
+    mlflow = client(_absolute(known["uri"], out))
+    named = ("tuned", "base", "base_is_start", "code_version")
+    params = [Param(name, str(record[name])) for name in named]
+    tags = [RunTag(f"medvlp.{name}", str(record[name])) for name in ("chosen", "chosen_on")]
+    mlflow.log_batch(known["run_id"], params=params, tags=tags)
+    for start in range(0, len(metrics), 500):
+        mlflow.log_batch(known["run_id"], metrics=metrics[start : start + 500])
+    for file in ("sweep.json", "sweep.html"):
+        if (out / file).exists():
+            mlflow.log_artifact(known["run_id"], str(out / file), "sweep")
+    mlflow.set_terminated(known["run_id"])
+
+
 def _start_run(config: TrackingConfig, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     uri = config.uri or default_uri(out)
@@ -122,7 +163,7 @@ def _start_run(config: TrackingConfig, out: Path) -> None:
         experiment_id = mlflow.create_experiment(config.experiment, artifact_location=place)
     run = mlflow.create_run(experiment_id, run_name=out.name, tags={"medvlp.version": __version__})
     record = {
-        "uri": "beside" if config.uri is None else uri,
+        "uri": _BESIDE if config.uri is None else uri,
         "experiment": config.experiment,
         "run_id": run.info.run_id,
     }
@@ -130,7 +171,9 @@ def _start_run(config: TrackingConfig, out: Path) -> None:
 
 
 def _absolute(uri: str, out: Path) -> str:
-    return default_uri(out) if uri == "beside" else uri
+    if uri == _ABOVE:
+        return default_uri(out.resolve().parent)
+    return default_uri(out) if uri == _BESIDE else uri
 
 
 def _metric_name(name: str) -> str:

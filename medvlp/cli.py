@@ -61,10 +61,12 @@ def _inspect(args: argparse.Namespace) -> Summary:
 def _pretrain(args: argparse.Namespace) -> Summary:
     from governance.tracking import TrackingConfig, training_logger
     from medvlp.config import load_config
+    from medvlp.models.start import resolve_start
     from pretrain.config import PretrainConfig
     from pretrain.engine import pretrain
 
     config = load_config(PretrainConfig, args.config, args.set)
+    config = config.model_copy(update={"model": resolve_start(config.model)})
     tracking = TrackingConfig(uri=args.tracking, experiment=args.experiment)
     logger = training_logger(tracking, out=args.out, resume=args.resume)
     return pretrain(config, args.data, args.out, resume=args.resume, logger=logger)
@@ -79,6 +81,21 @@ def _evaluate(args: argparse.Namespace) -> Summary:
     config = load_config(EvalConfig, args.config, args.set)
     summary = evaluate(config, data=args.data, run=args.run, out=args.out)
     log_evaluation(run=args.run, report=args.out)
+    return summary
+
+
+def _interpolate(args: argparse.Namespace) -> Summary:
+    from downstream.config import EvalConfig
+    from downstream.sweep import SweepPlan, sweep
+    from governance.tracking import TrackingConfig, log_sweep
+    from medvlp.config import load_config
+
+    evaluated = args.config is not None or args.set
+    config = load_config(EvalConfig, args.config, args.set) if evaluated else None
+    base = None if args.base == "start" else Path(args.base)
+    plan = SweepPlan(args.run, base, args.out, args.alphas, args.choose, args.metric)
+    summary = sweep(plan, config=config, data=args.data)
+    log_sweep(TrackingConfig(uri=args.tracking, experiment=args.experiment), out=args.out)
     return summary
 
 
@@ -152,6 +169,12 @@ VERBS: dict[str, Verb] = {
         "zero-shot tasks: metrics, predictions, report",
         "medvlp evaluate --config configs/eval/demo.yaml --data dataset --run run --out report",
     ),
+    "interpolate": Verb(
+        _interpolate,
+        "WiSE-FT: models between a run and its base; evaluates each, chooses one",
+        "medvlp interpolate --run run --base start --out sweep --alphas 0,0.25,0.5,0.75,1 "
+        "--config configs/eval/demo.yaml --set split=val --data dataset",
+    ),
     "release": Verb(
         _release,
         "bundle with card and digests, registered as candidate",
@@ -172,10 +195,10 @@ def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     if name in ("ingest", "pretrain", "evaluate", "release"):
         add("--config", type=Path, required=True, metavar="FILE", help="YAML config")
-    if name in ("demo", "ingest", "pretrain", "evaluate", "release"):
+    if name in ("demo", "ingest", "pretrain", "evaluate", "interpolate", "release"):
         add("--set", action="append", default=[], metavar="KEY=VALUE",
             help="override one config value (demo: of its trainings); repeatable")  # fmt: skip
-    if name in ("demo", "phantom", "ingest", "pretrain", "evaluate", "release"):
+    if name in ("demo", "phantom", "ingest", "pretrain", "evaluate", "interpolate", "release"):
         add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     match name:
         case "demo" | "phantom":
@@ -188,12 +211,22 @@ def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
         case "pretrain":
             add("--data", type=Path, required=True, metavar="DATASET")
             add("--resume", action="store_true", help="go on from the last checkpoint in --out")
-            add("--tracking", default=None, metavar="URI",
-                help="MLflow tracking URI (default: SQLite file beside --out)")  # fmt: skip
-            add("--experiment", default="medvlp", metavar="NAME")
         case "evaluate":
             add("--data", type=Path, required=True, metavar="DATASET")
             add("--run", type=Path, required=True, metavar="RUN")
+        case "interpolate":
+            add("--run", type=Path, required=True, metavar="RUN", help="the fine-tuned run")
+            add("--base", required=True, metavar="RUN|start",
+                help="another run, or the weights that --run started from")  # fmt: skip
+            add("--alphas", type=_numbers, default=(0.0, 0.25, 0.5, 0.75, 1.0), metavar="A,A,...",
+                help="0 is the base, 1 the run (default: 0,0.25,0.5,0.75,1)")  # fmt: skip
+            add("--config", type=Path, default=None, metavar="FILE",
+                help="YAML config of an evaluation (default: only write the models)")  # fmt: skip
+            add("--data", type=Path, default=None, metavar="DATASET")
+            add("--choose", choices=["val", "test", "none"], default="val",
+                help="the split that alpha may be chosen on (default: val)")  # fmt: skip
+            add("--metric", default=None, metavar="TASK/METRIC",
+                help="choose by it (default: the mean of the tasks' headline metrics)")  # fmt: skip
         case "release":
             add("--run", type=Path, required=True, metavar="RUN")
             add("--evaluation", type=Path, required=True, metavar="REPORT")
@@ -204,11 +237,22 @@ def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
         case "leakcheck":
             add("--canaries", type=Path, required=True, metavar="FILE")
             add("paths", type=Path, nargs="+")
+    if name in ("pretrain", "interpolate"):
+        add("--tracking", default=None, metavar="URI",
+            help="MLflow tracking URI (default: SQLite file beside --out)")  # fmt: skip
+        add("--experiment", default="medvlp", metavar="NAME")
     if name in ("phantom", "ingest"):
         add("--workers", type=int, default=0, metavar="N",
             help="processes; 0: one a core")  # fmt: skip
     if name == "ingest":
         add("--engine", choices=["local", "ray"], default="local")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError("numbers with commas between them") from None
 
 
 class _Parser(argparse.ArgumentParser):

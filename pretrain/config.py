@@ -14,7 +14,8 @@ from pydantic import (
 )
 
 from medvlp.config import Config
-from medvlp.losses.config import InfoNCEConfig, LossConfig, objective_name
+from medvlp.losses.config import LossConfig, objective_name
+from medvlp.losses.contrast.config import InfoNCEConfig
 from medvlp.models.config import ModelConfig
 
 
@@ -45,6 +46,14 @@ class DataConfig(Config):
     texts_per_sample: PositiveInt = 2
     document_share: float = Field(default=0.1, ge=0, le=1)
     """How often a text is drawn from documents and sections where there are sentences too."""
+    lead_texts: bool = False
+    """Of a clip, always its own text first, then others in order of time: for objectives over
+    several recognisers or levels."""
+    facet_drop: float = Field(default=0.3, ge=0, lt=1)
+    """Probability that a described aspect of a concept is left out of a step."""
+    caption_noise: float = Field(default=0.0, ge=0, le=1)
+    """Share of the clips whose texts are swapped among them: to measure what wrong narration
+    does."""
     volume_frames: PositiveInt = 12
     """Slices of a volume in training, spread over it; inference sees all."""
     clip_frames: PositiveInt = 6

@@ -19,14 +19,15 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from data_connectors.dataset.store import Dataset
 from medvlp.errors import ConfigError
+from medvlp.losses.objectives import Objectives
 from medvlp.models.preprocess import preprocess
 from medvlp.models.tokens import TextTokenizer
 from medvlp.types import KINDS, Batch, Sample
 from pretrain.augment import augment
 from pretrain.config import DataConfig, PretrainConfig
+from pretrain.questions import Questions
 from pretrain.sampler import Pool, StepSampler
-from pretrain.statements import Statements
-from pretrain.texts import TextBank
+from pretrain.texts import Drawn, TextBank
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class PretrainData(L.LightningDataModule):
         dataset: Where the pixels are.
         samples: Train samples as `train_samples` gives them.
         tokenizer: Of the model.
+        objectives: What they need decides what a batch holds; None: what the config names.
         start: First step (after a resume).
     """
 
@@ -51,10 +53,14 @@ class PretrainData(L.LightningDataModule):
         samples: Sequence[Sample],
         tokenizer: TextTokenizer,
         *,
+        objectives: Objectives | None = None,
         start: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
+        if objectives is None:
+            objectives = Objectives(config.objectives, config.model, tokenizer)
+        self._needs = objectives.needs
         self.samples = tuple(samples)
         self.bank = TextBank(samples, tokenizer)
         self.start = start
@@ -77,7 +83,14 @@ class PretrainData(L.LightningDataModule):
                 for sample in self.samples
             ]
         )
-        self.statements = Statements(self.bank.slots, self.stated, tokenizer)
+        self.questions = Questions(
+            self.bank.slots,
+            self.stated,
+            [sample.findings for sample in self.samples],
+            tokenizer,
+            objectives.asks,
+            facet_drop=data.facet_drop,
+        )
         self._index = {sample.key: i for i, sample in enumerate(self.samples)}
 
     def setup(self, stage: str) -> None:
@@ -96,7 +109,7 @@ class PretrainData(L.LightningDataModule):
         rng = np.random.default_rng([self.config.trainer.seed, step, 1])
         chosen = self.sampler.batch(step)
         frames, positions, lengths = [], [], []
-        rows: list[int] = []
+        texts: list[Drawn] = []
         counts = []
         for i in chosen:
             pixels, where = self.frames.get(self.samples[i])
@@ -104,11 +117,13 @@ class PretrainData(L.LightningDataModule):
             frames.append(pixels[keep])
             positions.append(where[keep])
             lengths.append(len(keep))
-            drawn = self.bank.draw(i, data.texts_per_sample, data.document_share, rng)
-            rows += drawn
+            drawn = self.bank.draw(
+                i, data.texts_per_sample, data.document_share, rng, lead=data.lead_texts
+            )
+            texts += drawn
             counts.append(len(drawn))
+        rows = [text.row for text in texts]
         tokens = self.bank.tokenizer.pad([self.bank.ids[row] for row in rows])
-        said = self.statements.draw(rng)
         return Batch(
             frames=torch.cat(frames),
             offsets=_offsets(lengths),
@@ -120,9 +135,11 @@ class PretrainData(L.LightningDataModule):
             text_key=self.bank.keys[rows],
             claims=self.bank.claims[rows],
             stated=self.stated[chosen],
-            statement_tokens=None if said is None else said.ids,
-            statement_mask=None if said is None else said.mask,
-            statement_slots=None if said is None else self.statements.slots,
+            text_role=torch.tensor([text.role for text in texts]),
+            text_time=torch.tensor([text.time_s for text in texts]),
+            mentions=self.bank.mentions(rows) if "words" in self._needs else None,
+            asked=self.questions.draw(chosen, rng),
+            index=torch.tensor(chosen),
             keys=tuple(self.samples[i].key for i in chosen),
         )
 
@@ -132,14 +149,17 @@ class PretrainData(L.LightningDataModule):
         return self.augmented(batch, self.trainer.global_step)
 
     def augmented(self, batch: Batch, step: int) -> Batch:
-        """One batch after its step's random changes."""
+        """One batch after its step's random changes; a second time if two views are needed."""
         generator = torch.Generator().manual_seed(self.config.trainer.seed * 1_000_003 + step)
         owner = torch.repeat_interleave(
             torch.arange(len(batch), device=batch.offsets.device), batch.offsets.diff()
         )
         flippable = torch.tensor([self.flippable[self._index[key]] for key in batch.keys])
-        frames = augment(batch.frames, owner, flippable, self.config.data.augment, generator)
-        return replace(batch, frames=frames)
+        views = [
+            augment(batch.frames, owner, flippable, self.config.data.augment, generator)
+            for _ in range(2 if "second" in self._needs else 1)
+        ]
+        return replace(batch, frames=views[0], second=views[1] if len(views) > 1 else None)
 
 
 class FrameCache:
@@ -194,6 +214,8 @@ def train_samples(dataset: Dataset, config: PretrainConfig) -> tuple[Sample, ...
     ]
     if data.shuffle_pairs:
         samples = shuffle_pairs(samples, config.trainer.seed)
+    if data.caption_noise:
+        samples = swap_captions(samples, data.caption_noise, config.trainer.seed)
     return tuple(samples)
 
 
@@ -220,6 +242,18 @@ def shuffle_pairs(samples: Sequence[Sample], seed: int) -> list[Sample]:
             giver = samples[there]
             shuffled[here] = replace(samples[here], texts=giver.texts, findings=giver.findings)
     return shuffled
+
+
+def swap_captions(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
+    """The texts of a share of the clips given to other clips of that share: wrong narration."""
+    clips = [i for i, sample in enumerate(samples) if sample.kind == "clip"]
+    rng = np.random.default_rng([seed, 11])
+    wrong = rng.permutation(clips)[: round(share * len(clips))].tolist()
+    swapped = list(samples)
+    for here, there in zip(wrong, wrong[1:] + wrong[:1], strict=True):
+        giver = samples[there]
+        swapped[here] = replace(samples[here], texts=giver.texts, findings=giver.findings)
+    return swapped
 
 
 def build_pools(samples: Sequence[Sample], shares: dict[str, float]) -> list[Pool]:

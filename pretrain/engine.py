@@ -15,6 +15,7 @@ import lightning as L
 import torch
 
 from data_connectors.dataset.store import Dataset
+from medvlp.losses.objectives import Objectives
 from medvlp.models.checkpoint import save_model
 from medvlp.models.tokens import TextTokenizer
 from medvlp.models.vlp import VLP
@@ -61,8 +62,10 @@ def pretrain(
     require_samples(samples)
     tokenizer = build_tokenizer(config.model.text, samples)
     start = int(checkpoint["global_step"]) if checkpoint else 0
-    batches = PretrainData(config, dataset, samples, tokenizer, start=start)
     module = _build(config, tokenizer)
+    batches = PretrainData(
+        config, dataset, samples, tokenizer, objectives=module.objectives, start=start
+    )
     if logger is not None:
         logger.log_hyperparams(_parameters(config, dataset.digest, module, len(samples)))
     average = WeightAverage(config.optim.ema) if config.optim.ema is not None else None
@@ -98,7 +101,9 @@ def _without_denormals() -> Iterator[None]:
 
 def _build(config: PretrainConfig, tokenizer: TextTokenizer) -> PretrainModule:
     torch.manual_seed(config.trainer.seed)
-    return PretrainModule(VLP(config.model, len(tokenizer)), config)
+    model = VLP(config.model, len(tokenizer))
+    objectives = Objectives(config.objectives, config.model, tokenizer)
+    return PretrainModule(model, config, objectives)
 
 
 def _trainer(

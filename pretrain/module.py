@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -12,12 +13,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
+from medvlp.batch import QuestionRole
 from medvlp.knowledge.positives import match
-from medvlp.losses import Objectives
 from medvlp.losses.objective import Scene, text_owner
+from medvlp.losses.objectives import Objectives
 from medvlp.models.vlp import VLP
 from medvlp.types import Batch, Embeddings
 from pretrain.config import OptimConfig, PretrainConfig
+
+_TEXT_SIDE = ("model.text.", "model.text_projection.", "model.word_projection.")
 
 
 class PretrainModule(L.LightningModule):
@@ -25,13 +29,14 @@ class PretrainModule(L.LightningModule):
 
     Args:
         model: What is trained.
-        config: Objectives and optimiser.
+        config: Of the run.
+        objectives: Under which it is trained.
     """
 
-    def __init__(self, model: VLP, config: PretrainConfig) -> None:
+    def __init__(self, model: VLP, config: PretrainConfig, objectives: Objectives) -> None:
         super().__init__()
         self.model = model
-        self.objectives = Objectives(config.objectives)
+        self.objectives = objectives
         self.config = config
         self.last_losses: dict[str, Tensor] = {}
 
@@ -41,31 +46,60 @@ class PretrainModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The weighted sum of the objectives."""
-        embeddings, statements = self.embed(batch)
+        scene = self.scene(batch)
         with torch.autocast(self.device.type, enabled=False):
-            scene = Scene(embeddings, batch, pair_targets(batch), statements)
             losses: dict[str, Tensor] = self.objectives(scene)
         self.last_losses = {name: value.detach() for name, value in losses.items()}
         return losses["loss"]
 
-    def embed(self, batch: Batch) -> tuple[Embeddings, Float[Tensor, "s e"] | None]:
-        """Unit vectors of a batch and of its statements; every distinct text is encoded once."""
+    def scene(self, batch: Batch) -> Scene:
+        """A batch encoded as far as the objectives need it."""
+        needs = self.objectives.needs
         visual = self.model.encode_visual(
-            batch.frames, batch.offsets, batch.positions, batch.kind, self.objectives.needs_patches
+            batch.frames,
+            batch.offsets,
+            batch.positions,
+            batch.kind,
+            bool(needs & {"patches", "streams", "fusion"}),
+            by_frame="frames" in needs,
         )
+        text, words, questions = self._texts(batch)
+        second = None
+        if batch.second is not None:
+            second = self.model.encode_visual(
+                batch.second, batch.offsets, batch.positions, batch.kind
+            ).vector
+        embeddings = Embeddings(
+            visual.vector, text, visual.patches, visual.slice_weights, visual.frames, words, second
+        )
+        scene = Scene(embeddings, batch, pair_targets(batch), questions, None, self.model)
+        if "streams" not in needs or questions is None:
+            return scene
+        streams = self.model.read_streams(
+            visual,
+            batch.offsets,
+            batch.positions,
+            scene.asked(QuestionRole.NAME),
+            scene.asked(QuestionRole.REGION),
+        )
+        return replace(scene, streams=streams)
+
+    def _texts(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "m e"], Float[Tensor, "m l e"] | None, Float[Tensor, "q e"] | None]:
+        """Vectors of the texts, of their tokens and of the questions; each text is read once."""
         first, where = first_of_each(batch.text_key)
         tokens, mask = batch.tokens[first], batch.token_mask[first]
-        asked = self.objectives.needs_statements and batch.statement_tokens is not None
-        if asked:
-            assert batch.statement_tokens is not None
-            assert batch.statement_mask is not None
+        if batch.asked is not None:
             # One call: the tower sees a text relative to the other texts of the call.
-            tokens = stack_padded(tokens, batch.statement_tokens)
-            mask = stack_padded(mask, batch.statement_mask)
-        vectors = self.model.encode_text(tokens, mask)
-        text, statements = vectors[: len(first)][where], vectors[len(first) :]
-        embeddings = Embeddings(visual.vector, text, visual.patches, visual.slice_weights)
-        return embeddings, statements if asked else None
+            tokens = stack_padded(tokens, batch.asked.tokens)
+            mask = stack_padded(mask, batch.asked.mask)
+        wanted = bool(self.objectives.needs & {"words", "fusion"})
+        vectors, words = self.model.read_text(tokens, mask, words=wanted)
+        questions = vectors[len(first) :] if batch.asked is not None else None
+        if words is not None:
+            words = words[: len(first), : batch.tokens.shape[1]][where]
+        return vectors[: len(first)][where], words, questions
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimiser's step; then learned temperatures are brought back into bounds."""
@@ -121,7 +155,9 @@ def parameter_groups(module: PretrainModule, optim: OptimConfig) -> list[dict[st
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            text = name.startswith(("model.text.", "model.text_projection."))
+            text = name.startswith(
+                ("model.text.", "model.text_projection.", "model.word_projection.")
+            )
             groups.setdefault((text, parameter.ndim >= 2), []).append(parameter)
     return [
         {

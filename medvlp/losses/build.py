@@ -1,91 +1,160 @@
-"""From configs to objectives, and their weighted sum."""
+"""From configs to objectives."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import assert_never
+from typing import Any, assert_never
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from medvlp.errors import ConfigError
+from medvlp.losses.concepts import config as concepts
+from medvlp.losses.concepts.entity_alignment import EntityAlignment
+from medvlp.losses.concepts.existence import Existence
+from medvlp.losses.concepts.facets import FacetContrast
+from medvlp.losses.concepts.intra_image import IntraImage
+from medvlp.losses.concepts.patch_concept import PatchConcept
+from medvlp.losses.concepts.patch_text import PatchText
+from medvlp.losses.concepts.prototypes import Prototypes
+from medvlp.losses.concepts.region_attributes import RegionAttributes
+from medvlp.losses.concepts.stream_existence import StreamExistence
+from medvlp.losses.config import LossConfig, objective_name
+from medvlp.losses.contrast import config as contrast
+from medvlp.losses.contrast.adaptive_pairs import AdaptivePairs
+from medvlp.losses.contrast.agreed_pairs import AgreedPairs
+from medvlp.losses.contrast.concept_groups import ConceptGroups
+from medvlp.losses.contrast.infonce import InfoNCE
+from medvlp.losses.contrast.late_interaction import LateInteraction
+from medvlp.losses.contrast.noisy_pairs import NoisyPairs
+from medvlp.losses.contrast.sentences import SentenceGrouping
+from medvlp.losses.contrast.sigmoid import Sigmoid
+from medvlp.losses.contrast.views import Views
+from medvlp.losses.fusion import config as fusion
+from medvlp.losses.fusion.clip_order import ClipOrder
+from medvlp.losses.fusion.masked_image import MaskedImage
+from medvlp.losses.fusion.masked_text import MaskedText
+from medvlp.losses.fusion.matching import Matching
+from medvlp.losses.fusion.prompt_pools import PromptPools
+from medvlp.losses.objective import Objective
+from medvlp.losses.video import config as video
+from medvlp.losses.video.correspondence import NoisyCorrespondence
+from medvlp.losses.video.hierarchy import Hierarchy
+from medvlp.losses.video.mil_nce import MilNCE
+from medvlp.losses.video.order import ProcedureOrder
+from medvlp.models.config import ModelConfig
+from medvlp.models.tokens import TextTokenizer
 
-from medvlp.losses.config import (
-    ExistenceConfig,
-    InfoNCEConfig,
-    LossConfig,
-    PatchTextConfig,
-    objective_name,
-)
-from medvlp.losses.existence import Existence
-from medvlp.losses.infonce import InfoNCE
-from medvlp.losses.objective import Objective, Scene
-from medvlp.losses.patch_text import PatchText
+
+def build_loss(
+    config: LossConfig, model: ModelConfig, tokenizer: TextTokenizer | None = None
+) -> Objective:
+    """The objective a config names; a config's fields are its constructor's arguments.
+
+    Args:
+        config: Which, and its settings.
+        model: Of the model under it, for objectives with layers of their own.
+        tokenizer: Of the model, for objectives over words.
+
+    Raises:
+        ConfigError: The objective reads a part that the model has not.
+    """
+    settings: dict[str, Any] = {
+        field: getattr(config, field)
+        for field in type(config).model_fields
+        if field not in ("kind", "weight", "name")
+    }
+    objective = _build(config, settings, model, tokenizer)
+    has = {
+        "words": model.words,
+        "streams": model.streams is not None,
+        "fusion": model.fusion is not None and model.words,
+    }
+    missing = sorted(need for need in objective.needs if not has.get(need, True))
+    if missing:
+        raise ConfigError(
+            f"{objective_name(config)} reads a part that the model has not",
+            code="objective-needs",
+            got=", ".join(missing),
+            next_step="set model.words: true, model.streams: {} or model.fusion: {}",
+        )
+    return objective
 
 
-def build_loss(config: LossConfig) -> Objective:
-    """The objective a config names."""
+def _build(
+    config: LossConfig,
+    settings: dict[str, Any],
+    model: ModelConfig,
+    tokenizer: TextTokenizer | None,
+) -> Objective:
+    dim = model.embed_dim
+    width = model.fusion.width if model.fusion is not None else 4
     match config:
-        case InfoNCEConfig():
-            return InfoNCE(temperature=config.temperature, min_temperature=config.min_temperature)
-        case PatchTextConfig():
-            return PatchText(
-                temperature=config.temperature,
-                min_temperature=config.min_temperature,
-                bias=config.bias,
-            )
-        case ExistenceConfig():
-            return Existence(
-                temperature=config.temperature,
-                local_temperature=config.local_temperature,
-                min_temperature=config.min_temperature,
-                bias=config.bias,
-            )
+        case contrast.InfoNCEConfig():
+            return InfoNCE(**settings)
+        case contrast.SigmoidConfig():
+            return Sigmoid(**settings)
+        case contrast.LateInteractionConfig():
+            return LateInteraction(**settings)
+        case contrast.SentenceGroupingConfig():
+            return SentenceGrouping(**settings)
+        case contrast.AdaptivePairsConfig():
+            return AdaptivePairs(**settings)
+        case contrast.NoisyPairsConfig():
+            return NoisyPairs(**settings)
+        case contrast.AgreedPairsConfig():
+            return AgreedPairs(**settings)
+        case contrast.ConceptGroupsConfig():
+            return ConceptGroups(**settings)
+        case contrast.ViewsConfig():
+            return Views(**settings)
+        case concepts.PatchTextConfig():
+            return PatchText(**settings)
+        case concepts.ExistenceConfig():
+            return Existence(**settings)
+        case concepts.PatchConceptConfig():
+            return PatchConcept(**settings)
+        case concepts.FacetContrastConfig():
+            return FacetContrast(dim=dim, **settings)
+        case concepts.EntityAlignmentConfig():
+            return EntityAlignment(**settings)
+        case concepts.RegionAttributesConfig():
+            return RegionAttributes(dim=dim, **settings)
+        case concepts.StreamExistenceConfig():
+            return StreamExistence(**settings)
+        case concepts.IntraImageConfig():
+            return IntraImage(**settings)
+        case concepts.PrototypesConfig():
+            return Prototypes(**settings)
+        case video.MilNCEConfig():
+            return MilNCE(**settings)
+        case video.HierarchyConfig():
+            return Hierarchy(**settings)
+        case video.ProcedureOrderConfig():
+            return ProcedureOrder(**settings)
+        case video.NoisyCorrespondenceConfig():
+            return NoisyCorrespondence(**settings)
+        case fusion.MatchingConfig():
+            return Matching(width=width, **settings)
+        case fusion.MaskedTextConfig():
+            return MaskedText(width=width, **_vocabulary(tokenizer), **settings)
+        case fusion.MaskedImageConfig():
+            return MaskedImage(width=width, **settings)
+        case fusion.PromptPoolsConfig():
+            return PromptPools(embed_dim=dim, width=width, **settings)
+        case fusion.ClipOrderConfig():
+            return ClipOrder(embed_dim=dim, **settings)
         case _:
             assert_never(config)
 
 
-class Objectives(nn.Module):
-    """The configured objectives and their weighted sum.
-
-    Args:
-        configs: Names must differ.
-    """
-
-    def __init__(self, configs: Sequence[LossConfig]) -> None:
-        super().__init__()
-        self.weights = {objective_name(config): config.weight for config in configs}
-        if len(self.weights) != len(configs):
-            raise ValueError("two objectives have the same name")
-        self.parts = nn.ModuleDict(
-            {objective_name(config): build_loss(config) for config in configs}
+def _vocabulary(tokenizer: TextTokenizer | None) -> dict[str, Any]:
+    """What masking has to know of a tokenizer."""
+    if tokenizer is None or tokenizer.mask_id is None:
+        raise ConfigError(
+            "masked words need a tokenizer with a mask token",
+            code="objective-tokenizer",
+            next_step="use another objective or text encoder",
         )
-
-    @property
-    def needs_patches(self) -> bool:
-        """Whether any objective looks at patches."""
-        return any(part.needs_patches for part in self.parts.values())
-
-    @property
-    def needs_statements(self) -> bool:
-        """Whether any objective asks for the concepts' statements."""
-        return any(part.needs_statements for part in self.parts.values())
-
-    def forward(self, scene: Scene) -> dict[str, Float[Tensor, ""]]:
-        """Every objective by name, unweighted, and their weighted sum as `loss`."""
-        losses = {name: part(scene) for name, part in self.parts.items()}
-        total = sum(self.weights[name] * value for name, value in losses.items())
-        assert isinstance(total, Tensor)
-        return {"loss": total, **losses}
-
-    def after_step(self) -> None:
-        """Called after every optimiser step."""
-        for part in self.parts.values():
-            assert isinstance(part, Objective)
-            part.after_step()
-
-    def scales(self) -> dict[str, float]:
-        """The learned scales by objective, for the log."""
-        return {
-            f"{name}_scale": float(part.scale().detach())
-            for name, part in self.parts.items()
-            if isinstance(part, InfoNCE | PatchText | Existence)
-        }
+    return {
+        "vocabulary": len(tokenizer),
+        "mask_id": tokenizer.mask_id,
+        "special_ids": tokenizer.special_ids,
+        "continues": tokenizer.continuing_ids,
+    }

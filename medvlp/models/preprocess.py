@@ -19,8 +19,6 @@ from medvlp.types import Visual
 _CHUNK_VALUES = 64 * 512 * 512
 """Pixels that are worked on at once, so that a long series needs little memory."""
 _PERCENTILE_VALUES = 4_000_000
-_MEAN, _DEVIATION = 0.45, 0.25
-"""Of grey medical frames in [0, 1], roughly; only the scale of the tower's input."""
 
 
 def preprocess(visual: Visual, config: PreprocessConfig) -> UInt8[Tensor, "n 3 s s"]:
@@ -51,7 +49,8 @@ def normalise(
     """
     values = frames.float() / 255 if frames.dtype == torch.uint8 else frames
     if config.standardise == "fixed":
-        return (values - _MEAN) / _DEVIATION
+        fixed = values.new_tensor([config.mean, config.deviation])[:, :, None, None]
+        return (values - fixed[0]) / fixed[1]
     mean = values.mean(dim=(1, 2, 3), keepdim=True)
     deviation = values.std(dim=(1, 2, 3), keepdim=True)
     # A constant frame has deviation 0: it becomes 0, not noise blown up.

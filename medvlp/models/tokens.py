@@ -53,6 +53,24 @@ class TextTokenizer:
             0,
         )
 
+    @property
+    def mask_id(self) -> int | None:
+        """Of the token that hides another, if there is one."""
+        found = (self._tokenizer.token_to_id(token) for token in ("[MASK]", "<mask>"))
+        return next((int(i) for i in found if i is not None), None)
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Tokens that stand for no word."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return tuple(sorted(i for i, token in added.items() if token.special))
+
+    @property
+    def continuing_ids(self) -> tuple[int, ...]:
+        """Word pieces that continue a word."""
+        pieces = self._tokenizer.get_vocab()
+        return tuple(sorted(i for piece, i in pieces.items() if piece.startswith("##")))
+
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size())
 
@@ -67,6 +85,13 @@ class TextTokenizer:
     def pieces(self, text: str) -> list[str]:
         """The word pieces of one text, special tokens included."""
         return list(self._tokenizer.encode(text).tokens)
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The characters [first, after the last) of each of `ids(text)`.
+
+        Counted in the text as given, whatever its case and accents; special tokens have (0, 0).
+        """
+        return [(first, last) for first, last in self._tokenizer.encode(text).offsets]
 
     def pad(self, ids: Sequence[Sequence[int]]) -> Tokens:
         """Ids of several texts as one tensor."""

@@ -26,9 +26,8 @@ KEYWORDS = {"nodule": 0, "pleural effusion": 1, "red": 2, "green": 3, "blue": 4}
 DIM = 8
 
 
-class FakeGrounding(NamedTuple):
-    vector: Tensor
-    patches: Tensor
+class FakeMaps(NamedTuple):
+    maps: Tensor
     slice_weights: Tensor
 
 
@@ -94,16 +93,13 @@ class FakeEncoder:
             rows.append((patches @ texts.T).amax(0) + busy)
         return self.visuals(visuals), torch.stack(rows)
 
-    def grounding(self, visual: Visual) -> FakeGrounding:
+    def heat(self, visual: Visual, texts: Tensor) -> FakeMaps:
         features = self._features(visual.frames)
         if self.blind:
             features = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
         weights = features[..., :2].sum(-1).amax((1, 2)) + 1e-3
-        return FakeGrounding(
-            self.visuals([visual])[0],
-            functional.normalize(features, dim=-1),
-            weights / weights.sum(),
-        )
+        maps = functional.normalize(features, dim=-1) @ texts.T
+        return FakeMaps(maps.permute(3, 0, 1, 2), weights / weights.sum())
 
 
 @dataclass

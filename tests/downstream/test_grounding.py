@@ -10,7 +10,7 @@ import torch
 from data_connectors.items import Region
 from downstream.config import EvalConfig, GroundingTask
 from downstream.embedder import Embedder
-from downstream.grounding import heat_map, run_grounding
+from downstream.grounding import contrast_heat, heat_map, run_grounding
 from downstream.outcome import Context, SkipTask
 from downstream.regions import mean_location, region_mask, to_grid
 from medvlp.errors import DatasetError
@@ -118,33 +118,34 @@ def test_only_findings_that_are_truly_present_count(hospital: Any, encoder: Any)
         run(hospital, encoder)
 
 
-class Maps:
-    """Two slices; the second has the higher similarity, the first the higher weight."""
-
-    patches = torch.tensor([[[[0.6, 0.8]]], [[[0.8, 0.6]]]])
-    slice_weights = torch.tensor([0.9, 0.1])
-
-
 def test_slice_weights_decide_between_slices_only_when_asked() -> None:
-    maps = Maps()
-    maps.patches = torch.cat([maps.patches, torch.tensor([[[[0.0, 1.0]]]])])
-    maps.slice_weights = torch.tensor([0.9, 0.1, 0.0])
-    towards = np.array([1.0, 0.0])
-    plain = heat_map(maps, towards, (3, 4, 4), "plain")
+    # Two slices of one patch; the second has the higher similarity, the first the higher weight.
+    maps = torch.tensor([0.6, 0.8, 0.0])[:, None, None]
+    weights = torch.tensor([0.9, 0.1, 0.0])
+    plain = heat_map(maps, weights, (3, 4, 4), "plain")
     assert plain.shape == (3, 4, 4)
     assert plain[:, 0, 0] == pytest.approx([0.6, 0.8, 0.0])
-    weighted = heat_map(maps, towards, (3, 4, 4), "weighted")
+    weighted = heat_map(maps, weights, (3, 4, 4), "weighted")
     assert weighted[:, 0, 0] == pytest.approx([0.6, 0.8 * 0.1 / 0.9, 0.0])
 
 
 def test_weighting_never_turns_a_cold_volume_round() -> None:
     """All similarities negative: the least negative patch of the heaviest slice must win."""
-    maps = Maps()
-    maps.patches = -maps.patches
-    maps.slice_weights = torch.tensor([0.1, 0.9])
-    heat = heat_map(maps, np.array([0.0, 1.0]), (2, 4, 4), "weighted")
+    maps = torch.tensor([-0.8, -0.6])[:, None, None]
+    heat = heat_map(maps, torch.tensor([0.1, 0.9]), (2, 4, 4), "weighted")
     assert (heat >= 0).all()
     assert heat[1].max() > heat[0].max()
+
+
+def test_contrasted_maps_are_claims_less_denials(hospital: Any, encoder: Any) -> None:
+    embedder = Embedder("model", encoder, hospital)
+    sample = next(s for s in hospital.samples if s.kind == "volume")
+    claims, denials = np.eye(8)[:2], np.eye(8)[6:]
+    maps, weights = contrast_heat(embedder, sample, claims, denials)
+    alone, _ = contrast_heat(embedder, sample, claims, None)
+    other, _ = contrast_heat(embedder, sample, denials, None)
+    assert torch.allclose(maps, alone - other)
+    assert weights.sum().item() == pytest.approx(1)
 
 
 def test_pictures_show_the_pointed_slice(hospital: Any, encoder: Any) -> None:

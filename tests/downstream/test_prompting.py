@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from downstream.embedder import Embedder
-from downstream.prompting import contrast_pair, contrast_vectors
+from downstream.prompting import contrast_pair
 from medvlp.errors import ConfigError
 from medvlp.knowledge.prompts import NORMAL_NEGATIVE, NORMAL_POSITIVE, LabelPrompts, PromptSet
 
@@ -48,11 +48,10 @@ def test_a_label_stands_against_its_own_denial() -> None:
 
 def test_against_normal_a_label_leaves_its_denial_out_but_normal_keeps_its_own() -> None:
     words = _Words()
-    claims, against = contrast_pair(SET, words, "normal")
+    _, against = contrast_pair(SET, words, "normal")
     assert against is not None
     assert against[0].argmax() == words.axis(NORMAL_POSITIVE)
     assert against[1].argmax() == words.axis(["ill", "diseased"])
-    np.testing.assert_array_equal(contrast_vectors(SET, words, "normal"), claims - against)
 
 
 def test_normal_without_a_denial_gets_the_usual_one() -> None:

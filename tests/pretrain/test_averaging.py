@@ -4,6 +4,7 @@ import lightning as L
 import pytest
 import torch
 
+from medvlp.losses.objectives import Objectives
 from medvlp.models.vlp import VLP
 from pretrain.averaging import WeightAverage
 from pretrain.module import PretrainModule
@@ -21,7 +22,8 @@ class AtStep(L.Trainer):
 @pytest.fixture
 def module(smoke) -> PretrainModule:
     config = smoke()
-    return PretrainModule(VLP(config.model, 200), config)
+    objectives = Objectives(config.objectives, config.model)
+    return PretrainModule(VLP(config.model, 200), config, objectives)
 
 
 def test_the_average_follows_its_formula(module):

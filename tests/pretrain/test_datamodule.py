@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from medvlp.batch import Asked
 from medvlp.errors import ConfigError
 from medvlp.types import Finding, Text
 from pretrain import datamodule
@@ -15,6 +16,7 @@ from pretrain.datamodule import (
     carries_side,
     shuffle_pairs,
     spread,
+    swap_captions,
     train_samples,
 )
 from pretrain.texts import build_tokenizer
@@ -33,7 +35,11 @@ def build(dataset, smoke):
 
 def same(a, b) -> bool:
     return all(
-        torch.equal(x, y) if isinstance(x := getattr(a, name), torch.Tensor) else x == y
+        torch.equal(x.nan_to_num(), y.nan_to_num())
+        if isinstance(x := getattr(a, name), torch.Tensor)
+        else same(x, y)
+        if isinstance(x, Asked)
+        else x == y
         for name in a.__slots__
         for y in [getattr(b, name)]
     )
@@ -113,6 +119,26 @@ def test_the_control_config_shuffles(dataset, smoke):
     control = train_samples(dataset, smoke("data.shuffle_pairs=true"))
     assert [s.key for s in plain] == [s.key for s in control]
     assert any(a.texts != b.texts for a, b in zip(plain, control, strict=True))
+
+
+def test_wrong_narration_goes_to_a_share_of_the_clips_alone(dataset, smoke):
+    samples = [replace(s, texts=(Text("task", "r", s.key),)) for s in
+               train_samples(dataset, smoke())]  # fmt: skip
+    swapped = swap_captions(samples, 0.5, seed=0)
+    wrong = [s for s in swapped if s.texts[0].text != s.key]
+    clips = [s for s in samples if s.kind == "clip"]
+    assert {s.kind for s in wrong} == {"clip"}
+    assert len(wrong) == round(0.5 * len(clips)) > 1
+    assert sorted(s.texts[0].text for s in swapped) == sorted(s.key for s in samples)
+
+
+def test_two_views_are_two_views(build):
+    data = build("objectives=[{kind: infonce}, {kind: views}]")
+    batch = data.augmented(data.batch(0), 0)
+    assert batch.second is not None
+    assert batch.second.shape == batch.frames.shape
+    assert not torch.equal(batch.second, batch.frames)
+    assert build().augmented(build().batch(0), 0).second is None
 
 
 def test_shares_must_name_pools(dataset, smoke):

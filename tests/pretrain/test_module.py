@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medvlp.losses.objectives import Objectives
 from medvlp.models.vlp import VLP
 from pretrain.config import OptimConfig
 from pretrain.datamodule import PretrainData, train_samples
@@ -17,7 +18,8 @@ def parts(dataset, smoke):
     tokenizer = build_tokenizer(config.model.text, samples)
     data = PretrainData(config, dataset, samples, tokenizer)
     torch.manual_seed(0)
-    return PretrainModule(VLP(config.model, len(tokenizer)), config), data
+    objectives = Objectives(config.objectives, config.model, tokenizer)
+    return PretrainModule(VLP(config.model, len(tokenizer)), config, objectives), data
 
 
 def test_first_of_each_finds_every_distinct_key_once():
@@ -35,7 +37,7 @@ def test_encoding_distinct_texts_once_equals_encoding_all(parts):
     assert len(first_of_each(batch.text_key)[0]) < len(batch.text_key)
     with torch.no_grad():
         expected = module.model.encode_text(batch.tokens, batch.token_mask)
-        assert torch.allclose(module.embed(batch)[0].text, expected, atol=1e-5)
+        assert torch.allclose(module.scene(batch).embeddings.text, expected, atol=1e-5)
 
 
 def test_every_configured_objective_is_reported(parts):

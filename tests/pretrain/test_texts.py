@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medvlp.batch import TextRole
 from medvlp.models.config import TextTowerConfig
 from medvlp.types import Sample, Text
 from pretrain.texts import TextBank, build_tokenizer
@@ -30,7 +31,9 @@ def bank() -> TextBank:
 
 def drawn(bank: TextBank, sample: int, count: int, share: float) -> list[set[str]]:
     rng = np.random.default_rng(0)
-    return [{bank.texts[row] for row in bank.draw(sample, count, share, rng)} for _ in range(60)]
+    return [
+        {bank.texts[one.row] for one in bank.draw(sample, count, share, rng)} for _ in range(60)
+    ]
 
 
 def test_every_distinct_text_is_kept_once(bank: TextBank):
@@ -61,8 +64,60 @@ def test_a_sample_with_only_a_document_shows_it(bank: TextBank):
 def test_no_text_is_drawn_twice(bank: TextBank):
     rng = np.random.default_rng(1)
     for _ in range(50):
-        rows = bank.draw(0, 5, 0.3, rng)
+        rows = [one.row for one in bank.draw(0, 5, 0.3, rng)]
         assert len(rows) == len(set(rows)) <= 5
+
+
+def clip(key: str, *texts: Text, parent: str | None = None) -> Sample:
+    return Sample(key, "v", "v", "train", "clip", "V", texts=texts, parent=parent)
+
+
+CLIPS = [
+    clip("video", Text("video", "abstract", "We remove the gallbladder.", 0.0, 99.0)),
+    clip("phase", Text("phase", "keysteps", "dissection", 5.0, 60.0),
+         Text("task", "aws", "The hook opens the peritoneum.", 20.0, 24.0),
+         Text("phase", "keysteps", "Dissect the triangle of Calot", 5.0, 60.0), parent="video"),
+    clip("task", Text("task", "aws", "The hook opens the peritoneum.", 20.0, 24.0),
+         Text("task", "whisper", "hook opens", 20.0, 22.0), parent="phase"),
+]  # fmt: skip
+
+
+def test_a_clip_leads_with_its_own_text_and_the_others_follow_in_time():
+    bank = TextBank(CLIPS, build_tokenizer(TextTowerConfig(), CLIPS))
+    rng = np.random.default_rng(0)
+
+    def said(sample: int, count: int = 9) -> list[tuple[str, TextRole]]:
+        drawn = bank.draw(sample, count, 0.0, rng, lead=True)
+        return [(bank.texts[one.row], one.role) for one in drawn]
+
+    assert said(0) == [
+        ("We remove the gallbladder.", TextRole.LEAD),
+        ("dissection", TextRole.CHILD),  # what the clips below it are called
+    ]
+    assert said(1) == [
+        ("dissection", TextRole.LEAD),
+        ("Dissect the triangle of Calot", TextRole.CHILD),
+        ("The hook opens the peritoneum.", TextRole.CHILD),
+    ]
+    assert said(2) == [
+        ("The hook opens the peritoneum.", TextRole.LEAD), ("hook opens", TextRole.HEARD)
+    ]  # fmt: skip
+    assert all(said(2, 1) == [("The hook opens the peritoneum.", TextRole.LEAD)] for _ in range(9))
+
+
+def test_mentions_lie_on_the_words_that_name_the_concept():
+    samples = [sample("a", ("sentence", "No pneumothorax. Small left effusion."))]
+    bank = TextBank(samples, build_tokenizer(TextTowerConfig(), samples))
+    rows = bank.mentions([0]).tolist()
+    pieces = bank.tokenizer.pieces(bank.texts[0])
+    named = {
+        bank.slots.concepts[concept]: (pieces[first:last], polarity)
+        for text, first, last, concept, polarity in rows
+        if text == 0
+    }
+    assert named["pneumothorax"] == (["pneumothorax"], -1)
+    assert named["pleural_effusion"][1] == 1
+    assert "".join(named["pleural_effusion"][0]).replace("##", "").endswith("effusion")
 
 
 def test_the_vocabulary_knows_concepts_that_no_text_names():

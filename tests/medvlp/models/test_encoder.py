@@ -6,6 +6,7 @@ import torch
 
 from medvlp.models import encoder as module
 from medvlp.models.encoder import Encoder
+from medvlp.models.evidence import patch_evidence
 from medvlp.types import Visual
 
 
@@ -42,11 +43,15 @@ def test_a_long_series_passes_the_tower_in_bounded_chunks(encoder: Encoder):
     assert max(seen) <= module.FRAMES_AT_ONCE
 
 
-def test_grounding_belongs_to_the_same_vector(encoder: Encoder, visuals):
-    grounding = encoder.grounding(visuals[1])
-    assert grounding.patches.shape == (9, 8, 8, 8)
-    assert torch.allclose(grounding.vector, encoder.visuals(visuals[1:2])[0], atol=1e-5)
-    assert grounding.slice_weights.sum().item() == pytest.approx(1, abs=1e-5)
+def test_heat_peaks_where_the_evidence_comes_from(encoder: Encoder, visuals):
+    texts = encoder.texts(["No nodule.", "There is a nodule."])
+    heat = encoder.heat(visuals[1], texts)
+    assert heat.maps.shape == (2, 9, 8, 8)
+    assert heat.slice_weights.sum().item() == pytest.approx(1, abs=1e-5)
+    one_patch = patch_evidence(
+        heat.maps.flatten(2).permute(1, 2, 0), torch.eye(2), torch.tensor([0, 9])
+    )
+    assert torch.allclose(encoder.compare(visuals[1:2], texts)[1], one_patch, atol=1e-4)
 
 
 def test_the_model_is_frozen_and_in_evaluation_mode(encoder: Encoder):

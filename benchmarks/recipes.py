@@ -1,0 +1,222 @@
+"""Every recipe at the same budget: same data, tower, steps and seeds; one table.
+
+    python benchmarks/recipes.py --out bench --shared ../shared/data          # everything
+    python benchmarks/recipes.py --out bench --only surgery --recipes clip,hecvl
+    python benchmarks/recipes.py --out bench --table                           # of what is there
+
+A run is skipped when its `metrics.json` is there, so that the same command goes on after a stop.
+Each recipe (configs/recipes/*.yaml) is merged with the budget of a benchmark
+(benchmarks/budgets/*.yaml); where both name a key, the budget wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.recipe_table import write_table
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES, BUDGETS, EVALS = (
+    ROOT / "configs/recipes",
+    ROOT / "benchmarks/budgets",
+    ROOT / "configs/eval",
+)
+BOTH = ("clip", "medvlp")
+RADIOLOGY = (*BOTH, "radclip", "medslip", "devide", "conceptclip", "keep", "m3ae", "arl",
+             "ptunifier", "villa", "biomedica")  # fmt: skip
+SURGERY = (*BOTH, "surgvlp", "hecvl", "peskavlp", "surgclip", "norton")
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One benchmark: a dataset, a budget, an evaluation and who takes part."""
+
+    dataset: str
+    evaluation: Path
+    recipes: tuple[str, ...]
+
+
+BENCHES = {
+    "phantom": Bench("phantom", EVALS / "recipes_phantom.yaml", RADIOLOGY),
+    "surgery": Bench("phantom", EVALS / "recipes_surgery.yaml", SURGERY),
+    "kermany": Bench("kermany", EVALS / "kermany.yaml", RADIOLOGY),
+    "nih": Bench("nih", EVALS / "nih.yaml", RADIOLOGY),
+}
+PHANTOM = {"patients": 400, "lectures": 40, "seed": 7}
+"""No setting of any recipe was chosen on this hospital."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One recipe on one benchmark with one seed."""
+
+    bench: str
+    recipe: str
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        """Where its run and report are."""
+        return out / "runs" / self.bench / f"{self.recipe}-{self.seed}"
+
+
+def main() -> None:
+    """Run what is missing, then write the table."""
+    args = _arguments()
+    out: Path = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    benches = args.only.split(",") if args.only else list(BENCHES)
+    if not args.table:
+        for dataset in sorted({BENCHES[name].dataset for name in benches}):
+            _prepare(dataset, out, args.shared)
+        todo = [run for run in _plan(benches, args) if not _done(run, out)]
+        print(f"{len(todo)} runs to do", file=sys.stderr)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(args.jobs, mp_context=context, max_tasks_per_child=8) as pool:
+            started = [pool.submit(_execute, run, out, args.set) for run in todo]
+            for number, future in enumerate(as_completed(started), start=1):
+                print(f"{number}/{len(todo)} {future.result()}", file=sys.stderr, flush=True)
+    table = write_table(out, {name: BENCHES[name].recipes for name in benches})
+    print(json.dumps(table, indent=1))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared/data",
+                        help="folder of the real radiographs")  # fmt: skip
+    parser.add_argument("--only", help=f"of {','.join(BENCHES)}")
+    parser.add_argument("--recipes", help="comma separated; default: all that take part")
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--table", action="store_true", help="only write the table")
+    parser.add_argument("--set", action="append", default=[], help="override for every training")
+    return parser.parse_args()
+
+
+def _plan(benches: list[str], args: argparse.Namespace) -> list[Run]:
+    """All runs, seed by seed, so that an early stop leaves every recipe with the same seeds."""
+    wanted = set(args.recipes.split(",")) if args.recipes else None
+    return [
+        Run(bench, recipe, seed)
+        for seed in (int(text) for text in args.seeds.split(","))
+        for bench in benches
+        for recipe in BENCHES[bench].recipes
+        if wanted is None or recipe in wanted
+    ]
+
+
+def _done(run: Run, out: Path) -> bool:
+    return (run.folder(out) / "report/metrics.json").is_file()
+
+
+def _prepare(dataset: str, out: Path, shared: Path) -> None:
+    """Make a dataset folder unless it is there."""
+    target = out / "data" / dataset
+    if (target / "dataset.json").is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if dataset == "phantom":
+        hospital = out / "data/hospital"
+        numbers = [part for key, value in PHANTOM.items() for part in (f"--{key}", str(value))]
+        _verb(["phantom", "--out", str(hospital), *numbers])
+        config = out / "data/phantom.yaml"
+        config.write_text(yaml.safe_dump(_phantom_ingest(hospital)))
+        _verb(["ingest", "--config", str(config), "--out", str(target)])
+    else:
+        name = f"cxr_{dataset}{'256' if dataset == 'kermany' else '64'}"
+        tree = yaml.safe_load((ROOT / f"configs/ingest/{name}.yaml").read_text())
+        for source in tree["sources"]:
+            for key in ("path", "table", "labels"):
+                if isinstance(source.get(key), str):
+                    source[key] = str(shared / source[key].split("shared/data/")[-1])
+        config = out / f"data/{dataset}.yaml"
+        config.write_text(yaml.safe_dump(tree))
+        # A fixed key: the split follows it, and results stay comparable between machines.
+        key = out / f"data/{dataset}.key"
+        if not key.exists():
+            key.touch(mode=0o600)
+            key.write_text("5e" * 32)
+        _verb(["ingest", "--config", str(config), "--out", str(target),
+               "--set", f"deid.key_file={key}"])  # fmt: skip
+
+
+def _phantom_ingest(hospital: Path) -> dict[str, Any]:
+    licence = {"licence": "CC0-1.0"}
+    return {
+        "sources": [
+            {"kind": "dicom", "name": "phantom_dicom", "path": str(hospital / "dicom"),
+             "labels": str(hospital / "truth/labels.csv"),
+             "regions": str(hospital / "truth/regions.csv"), **licence},
+            {"kind": "reports", "name": "phantom_reports", "format": "text",
+             "path": str(hospital / "reports/text"), **licence},
+            {"kind": "lectures", "name": "phantom_lectures", "format": "folder", "fps": 1.0,
+             "path": str(hospital / "lectures"), **licence},
+        ],
+        "deid": {"key_file": str(hospital / "pseudonyms.key")},
+    }  # fmt: skip
+
+
+def _execute(run: Run, out: Path, overrides: list[str]) -> str:
+    """Train and evaluate in this process; an error is told, and the next run starts."""
+    from downstream.config import EvalConfig
+    from downstream.evaluate import evaluate
+    from medvlp.config import load_config
+    from pretrain.config import PretrainConfig
+    from pretrain.engine import pretrain
+
+    bench, folder = BENCHES[run.bench], run.folder(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(filename=folder / "log.txt", level=logging.INFO, force=True)
+    path = folder / "pretrain.yaml"
+    path.write_text(yaml.safe_dump(merged(run.recipe, run.bench), sort_keys=False))
+    data, started = out / "data" / bench.dataset, time.monotonic()
+    try:
+        config = load_config(PretrainConfig, path, [f"trainer.seed={run.seed}", *overrides])
+        if not (folder / "run/run.json").is_file():
+            pretrain(config, data, folder / "run", resume=True)
+        trained = time.monotonic() - started
+        evaluate(load_config(EvalConfig, bench.evaluation), data=data, run=folder / "run",
+                 out=folder / "report")  # fmt: skip
+    except Exception:
+        logging.exception("failed")
+        return f"{run}: FAILED, see {folder / 'log.txt'}"
+    return f"{run}: trained {trained:.0f} s, evaluated {time.monotonic() - started - trained:.0f} s"
+
+
+def merged(recipe: str, bench: str) -> dict[str, Any]:
+    """A recipe under the budget of a benchmark."""
+    tree = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
+    budget = yaml.safe_load((BUDGETS / f"{bench}.yaml").read_text())
+    return _merge(tree, budget)
+
+
+def _merge(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    joined = dict(tree)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(joined.get(key), dict)
+        joined[key] = _merge(joined[key], value) if both else value
+    return joined
+
+
+def _verb(arguments: list[str]) -> None:
+    subprocess.run([sys.executable, "-m", "medvlp.cli", *arguments], check=True, cwd=ROOT)
+
+
+if __name__ == "__main__":
+    main()

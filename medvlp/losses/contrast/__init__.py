@@ -1,0 +1,1 @@
+"""Contrast of samples and texts, whole or token by token."""

@@ -1,0 +1,1 @@
+"""Texts and patches read together: matching, masked modelling, order of clips."""

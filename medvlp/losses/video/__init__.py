@@ -1,0 +1,1 @@
+"""Lectures: several recognisers, levels of a procedure, its order, wrong captions."""
