@@ -65,12 +65,8 @@ class Questions:
         self.slots: Int[Tensor, " s"] = torch.tensor(
             [slots.slot(concept) for concept in self.concepts], dtype=torch.long
         )
-        self.regions: tuple[str, ...] = ()
-        self.relations: Int8[Tensor, "n s r"] = torch.zeros(
-            len(stated), len(self.concepts), 0, dtype=torch.int8
-        )
-        if QuestionRole.REGION in self.roles and self.concepts:
-            self._relate(findings)
+        placed = QuestionRole.REGION in self.roles and len(self.concepts) > 0
+        self.regions, self.relations = self._relations(findings if placed else [])
         book = load_concepts()
         spoken = [(book[c].name, *book[c].synonyms[:_SYNONYMS]) for c in self.concepts]
         where = [load_regions()[name] for name in self.regions]
@@ -100,7 +96,9 @@ class Questions:
             role=torch.tensor([role for _, role, _ in rows]),
             subject=torch.tensor([subject for _, _, subject in rows]),
             slots=self.slots,
-            relations=self.relations[list(chosen)],
+            relations=torch.zeros(len(chosen), len(self.concepts), 0, dtype=torch.int8)
+            if self.relations is None
+            else self.relations[list(chosen)],
         )
 
     def _asked(
@@ -126,14 +124,19 @@ class Questions:
         return (*(name[:1].upper() + name[1:] + "." for name in names),
                 *load_facets().definitions(concept))  # fmt: skip
 
-    def _relate(self, findings: Sequence[Sequence[Finding]]) -> None:
+    def _relations(
+        self, findings: Sequence[Sequence[Finding]]
+    ) -> tuple[tuple[str, ...], Int8[Tensor, "n s r"] | None]:
+        """The regions in which enough samples have something, and what is where in each sample."""
+        if not findings:
+            return (), None
         names = tuple(load_regions())
         table = torch.from_numpy(
             np.stack([relations(tuple(row), self.concepts, names) for row in findings])
         )
         used = (table == 1).any(1).sum(0) >= _AT_LEAST
-        self.regions = tuple(name for name, keep in zip(names, used.tolist(), strict=True) if keep)
-        self.relations = table[:, :, used]
+        kept = tuple(name for name, keep in zip(names, used.tolist(), strict=True) if keep)
+        return kept, table[:, :, used]
 
     def _variants(self, templates: Iterable[str], names: Iterable[str]) -> list[list[int]]:
         return [

@@ -27,8 +27,8 @@ EVAL = """
 bootstrap: 20
 examples: 0
 tasks:
-  - {kind: zero_shot, name: zero_shot, labels: [nodule], where: {kinds: [image]}}
-  - {kind: retrieval, name: retrieval, where: {kinds: [image]}, levels: [document]}
+  - {kind: zero_shot, name: zero_shot, labels: [nodule], truth: findings}
+  - {kind: retrieval, name: retrieval, levels: [document]}
 """
 
 

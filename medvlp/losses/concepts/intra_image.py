@@ -38,4 +38,4 @@ class IntraImage(Objective):
         if streams is None or asked is None:
             return scene.embeddings.visual.sum() * 0
         target = relation_targets(asked.relations, self.uncertain)
-        return soft_sigmoid_loss(streams.pair_logits, target, balanced=False)
+        return soft_sigmoid_loss(streams.pair_logits, target, balanced=self.balanced)

@@ -66,16 +66,15 @@ def soft_dtw(
     if n == 0 or m == 0 or not bool(some.any()):
         return cost.new_zeros(b) + torch.nan_to_num(cost).sum() * 0
     skewed = _by_diagonal(cost.masked_fill(~_within(rows, columns, n, m), 0))
-    inside = _by_diagonal(torch.ones(1, n, m, dtype=torch.bool, device=cost.device))
     # Each diagonal has one cell before its first row; for the step to cell (0, 0) it is the corner.
+    # Cells left of a table are reached from outside only, and none right of it leads back.
     outside = cost.new_full((b, n), _OUTSIDE)
     before = functional.pad(outside, (1, 0), value=0.0)
     last = functional.pad(outside, (1, 0), value=_OUTSIDE)
     diagonals = []
     for step in range(n + m - 1):
         neighbours = torch.stack([last[:, 1:], before[:, :-1], last[:, :-1]], -1)
-        reached = skewed[step] + soft_minimum(neighbours, gamma, kind)
-        diagonals.append(torch.where(inside[step], reached, outside))
+        diagonals.append(skewed[step] + soft_minimum(neighbours, gamma, kind))
         before, last = last, functional.pad(diagonals[-1], (1, 0), value=_OUTSIDE)
     # Only the end of each table is read, so nothing beyond a pair's lengths has any effect.
     end_row, end_step = (rows - 1).clamp(min=0), (rows + columns - 2).clamp(min=0)
@@ -92,8 +91,8 @@ def _within(
     return row[:, :, None] & column[:, None, :]
 
 
-def _by_diagonal(x: Tensor) -> Tensor:
-    """[b, n, m] to [n + m - 1, b, n]: entry (d, b, i) is x[b, i, d - i], 0 outside.
+def _by_diagonal(x: Float[Tensor, "b n m"]) -> Float[Tensor, "d b n"]:
+    """The n + m - 1 anti-diagonals: entry (d, b, i) is x[b, i, d - i], 0 outside.
 
     Padding each row by n and dropping the last n entries of a table makes rows one shorter than
     they were written, so each starts one place later than the row above it.
