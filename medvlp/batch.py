@@ -146,6 +146,9 @@ class Embeddings:
     """Vectors of the tokens of every text, not of unit length; 0 where `token_mask` is false."""
     second: Float[Tensor, "b e"] | None = None
     """Unit vectors of `Batch.second`."""
+    raw_visual: Float[Tensor, "b e"] | None = None
+    """`visual` before it was brought to unit length."""
+    raw_text: Float[Tensor, "m e"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ from medvlp.batch import QuestionRole
 from medvlp.knowledge.positives import match
 from medvlp.losses.objective import Scene, text_owner
 from medvlp.losses.objectives import Objectives
-from medvlp.models.vlp import VLP
+from medvlp.models.vlp import VLP, TextFeatures
 from medvlp.types import Batch, Embeddings
 from pretrain.config import OptimConfig, PretrainConfig
 
@@ -63,14 +63,22 @@ class PretrainModule(L.LightningModule):
             bool(needs & {"patches", "streams", "fusion"}),
             by_frame="frames" in needs,
         )
-        text, words, questions = self._texts(batch)
+        text, questions = self._texts(batch)
         second = None
         if batch.second is not None:
             second = self.model.encode_visual(
                 batch.second, batch.offsets, batch.positions, batch.kind
             ).vector
         embeddings = Embeddings(
-            visual.vector, text, visual.patches, visual.slice_weights, visual.frames, words, second
+            visual=visual.vector,
+            text=text.vector,
+            patches=visual.patches,
+            slice_weights=visual.slice_weights,
+            frames=visual.frames,
+            words=text.words,
+            second=second,
+            raw_visual=visual.raw,
+            raw_text=text.raw,
         )
         scene = Scene(embeddings, batch, pair_targets(batch), questions, None, self.model)
         if "streams" not in needs or questions is None:
@@ -84,10 +92,8 @@ class PretrainModule(L.LightningModule):
         )
         return replace(scene, streams=streams)
 
-    def _texts(
-        self, batch: Batch
-    ) -> tuple[Float[Tensor, "m e"], Float[Tensor, "m l e"] | None, Float[Tensor, "q e"] | None]:
-        """Vectors of the texts, of their tokens and of the questions; each text is read once."""
+    def _texts(self, batch: Batch) -> tuple[TextFeatures, Float[Tensor, "q e"] | None]:
+        """The texts and the vectors of the questions; each distinct text is read once."""
         first, where = first_of_each(batch.text_key)
         tokens, mask = batch.tokens[first], batch.token_mask[first]
         if batch.asked is not None:
@@ -95,11 +101,13 @@ class PretrainModule(L.LightningModule):
             tokens = stack_padded(tokens, batch.asked.tokens)
             mask = stack_padded(mask, batch.asked.mask)
         wanted = bool(self.objectives.needs & {"words", "fusion"})
-        vectors, words = self.model.read_text(tokens, mask, words=wanted)
-        questions = vectors[len(first) :] if batch.asked is not None else None
-        if words is not None:
-            words = words[: len(first), : batch.tokens.shape[1]][where]
-        return vectors[: len(first)][where], words, questions
+        read = self.model.read_text(tokens, mask, words=wanted)
+        questions = read.vector[len(first) :] if batch.asked is not None else None
+        words = None
+        if read.words is not None:
+            words = read.words[: len(first), : batch.tokens.shape[1]][where]
+        own = slice(len(first))
+        return TextFeatures(read.vector[own][where], words, read.raw[own][where]), questions
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimiser's step; then learned temperatures are brought back into bounds."""

@@ -34,8 +34,6 @@ class Seen(NamedTuple):
     """(gh, gw) of the patches."""
     patches: Float[Tensor, "n p e"] | None = None
     tokens: Float[Tensor, "n p d"] | None = None
-    vector: Float[Tensor, "n v"] | None = None
-    """The tower's own vector of each frame."""
 
     @property
     def stats(self) -> FrameStats:

@@ -38,6 +38,8 @@ class Context(NamedTuple):
 class SliceAttention(nn.Module):
     """V = I + MHSA(norm(I) + PE(P)), once or more often.
 
+    It starts as V = I, so that what a finished tower says of slices is not lost.
+
     Args:
         dim: Width of a slice vector.
         heads: Of the attention.
@@ -50,6 +52,8 @@ class SliceAttention(nn.Module):
         self.heads = heads
         self.inputs = nn.ModuleList(nn.Linear(dim, 3 * dim) for _ in range(layers))
         self.outputs = nn.ModuleList(nn.Linear(dim, dim) for _ in range(layers))
+        for parameter in self.outputs.parameters():
+            nn.init.zeros_(parameter)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(layers - (not last_norm)))
 
     def forward(

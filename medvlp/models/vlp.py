@@ -41,6 +41,8 @@ class VisualFeatures(NamedTuple):
     tokens: Float[Tensor, "n p d"] | None = None
     """What the tower gave, where there are streams to read it. None unless patches were asked
     for."""
+    raw: Float[Tensor, "b e"] | None = None
+    """The vectors before they were brought to unit length."""
 
 
 class TextFeatures(NamedTuple):
@@ -50,6 +52,8 @@ class TextFeatures(NamedTuple):
     """Of unit length."""
     words: Float[Tensor, "m l e"] | None
     """Of every token, not of unit length; 0 at padding. None unless asked for."""
+    raw: Float[Tensor, "m e"]
+    """The vectors before they were brought to unit length."""
 
 
 class VLP(nn.Module):
@@ -188,9 +192,11 @@ class VLP(nn.Module):
         by_frame: bool,
     ) -> VisualFeatures:
         pooled = self.pooling.pool_frames(seen.stats, offsets, positions, kind)
-        vector = _unit(self.visual_projection(self._normed(self.visual_norm, pooled.vector)))
+        raw = self.visual_projection(self._normed(self.visual_norm, pooled.vector)).float()
         frames = self._frame_vectors(seen.stats, offsets, positions, kind) if by_frame else None
-        return VisualFeatures(vector, pooled.weights, seen.patches, seen.grid, frames, seen.tokens)
+        return VisualFeatures(
+            _unit(raw), pooled.weights, seen.patches, seen.grid, frames, seen.tokens, raw
+        )
 
     def _frame_vectors(
         self,
@@ -268,8 +274,8 @@ class VLP(nn.Module):
                 finer.append(functional.pad(projected, (0, 0, 0, mask.shape[1] - width)))
         back = order.argsort()
         features = torch.cat(parts)[back].float()
-        vector = _unit(self.text_projection(self._normed(self.text_norm, features)))
-        return TextFeatures(vector, torch.cat(finer)[back].float() if words else None)
+        raw = self.text_projection(self._normed(self.text_norm, features)).float()
+        return TextFeatures(_unit(raw), torch.cat(finer)[back].float() if words else None, raw)
 
     def _normed(
         self, norm: nn.BatchNorm1d | None, features: Float[Tensor, "m d"]

@@ -71,11 +71,30 @@ def begun(data: Path, tmp_path_factory: pytest.TempPathFactory):
     return run, seen
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "eval.yaml"
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "eval.yaml"
     path.write_text(EVAL)
     return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One tracking store for the tests that do not ask where it lies: to make one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def question(begun, data: Path, config: Path) -> list[str | Path]:
+    return ["--run", begun[0], "--base", "start", "--config", config, "--data", data,
+            "--set", "split=val", "--alphas", "0,0.5,1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swept(question, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A whole sweep, with the tracking store in its default place."""
+    out = tmp_path_factory.mktemp("work") / "sweep"
+    return out, call(*question, "--out", out)
 
 
 def call(*arguments: str | Path) -> dict[str, Any]:
@@ -98,12 +117,8 @@ def test_the_start_is_exactly_where_training_began(begun):
     )
 
 
-def test_a_sweep_chooses_on_the_validation_split(begun, data: Path, config: Path, tmp_path: Path):
-    run, _ = begun
-    out = tmp_path / "sweep"
-    arguments = ["--run", run, "--base", "start", "--out", out, "--config", config,
-                 "--data", data, "--set", "split=val", "--alphas", "0,0.5,1"]  # fmt: skip
-    summary = call(*arguments)
+def test_a_sweep_chooses_on_the_validation_split(swept, begun):
+    out, summary = swept
     names = {"alpha-0.00", "alpha-0.50", "alpha-1.00", "chosen", "sweep.json", "sweep.html",
              "tracking.json"}  # fmt: skip
     assert {path.name for path in out.iterdir()} == names
@@ -120,35 +135,37 @@ def test_a_sweep_chooses_on_the_validation_split(begun, data: Path, config: Path
         assert row["score"] == pytest.approx(
             sum(result["value"] for result in row["results"].values()) / 2
         )
-    # The ends are the ends, and the chosen folder is a run folder like any other.
-    assert summary["alphas"][-1]["model_digest"] == load_encoder(run).digest
-    chosen = load_encoder(out / "chosen")
-    assert chosen.digest in [
-        row["model_digest"] for row in summary["alphas"] if row["alpha"] == summary["chosen"]
-    ]
-    report = tmp_path / "report"
-    cli.run(["evaluate", "--config", str(config), "--data", str(data),
-             "--run", str(out / "chosen"), "--out", str(report)])  # fmt: skip
+    assert summary["alphas"][-1]["model_digest"] == load_encoder(begun[0]).digest
+    assert summary["done"] == 6
     page = (out / "sweep.html").read_text()
     assert "http" not in page
     assert f"{scores[summary['chosen']]:.3f}" in page
-    mlflow = client(tracking_uri(out))
-    run_id = read_tracking(out)["run_id"]
+
+
+def test_the_chosen_folder_is_a_run_folder_like_any_other(swept, data, config, tmp_path: Path):
+    out, summary = swept
+    row = next(row for row in summary["alphas"] if row["alpha"] == summary["chosen"])
+    assert load_encoder(out / "chosen").digest == row["model_digest"]
+    cli.run(["evaluate", "--config", str(config), "--data", str(data),
+             "--run", str(out / "chosen"), "--out", str(tmp_path / "report")])  # fmt: skip
+    # The curve, and what was evaluated later, are recorded together, beside the sweep.
+    assert (out.parent / "mlflow.db").exists()
+    assert tracking_uri(out / "chosen") == tracking_uri(out)
+    mlflow, run_id = client(tracking_uri(out)), read_tracking(out)["run_id"]
     curve = mlflow.get_metric_history(run_id, "sweep/zero_shot/macro_auc")
     assert [point.step for point in curve] == [0, 50, 100]
-    assert mlflow.get_run(run_id).data.tags["medvlp.chosen"] == str(summary["chosen"])
-    # What was evaluated later is recorded with the sweep.
-    assert "eval/zero_shot/macro_auc" in mlflow.get_run(run_id).data.metrics
-    assert (tmp_path / "mlflow.db").exists()
+    recorded = mlflow.get_run(run_id).data
+    assert recorded.tags["medvlp.chosen"] == str(summary["chosen"])
+    assert recorded.params["base"] == summary["base"]
+    assert "eval/zero_shot/macro_auc" in recorded.metrics
 
 
-def test_a_sweep_goes_on_where_it_was_stopped(begun, data: Path, config: Path, tmp_path: Path):
-    run, _ = begun
+def test_a_sweep_goes_on_where_it_was_stopped(swept, question, store: str, tmp_path: Path):
+    finished, first = swept
     out = tmp_path / "sweep"
-    arguments = ["--run", run, "--base", "start", "--out", out, "--config", config,
-                 "--data", data, "--set", "split=val", "--alphas", "0,0.5,1"]  # fmt: skip
-    first = call(*arguments)
-    assert first["done"] == 6
+    shutil.copytree(finished, out, symlinks=True)
+    (out / "tracking.json").unlink()
+    arguments = [*question, "--out", out, "--tracking", store]
     before = {path: path.stat().st_mtime_ns for path in out.glob("alpha-*/**/*.*")}
     # As after a kill: one alpha half written, another not evaluated.
     (out / "alpha-0.50" / "run.json").unlink()
@@ -160,13 +177,15 @@ def test_a_sweep_goes_on_where_it_was_stopped(begun, data: Path, config: Path, t
     kept = [p for p in before if "alpha-0.00" in p.parts and p.name != "tracking.json"]
     assert all(path.stat().st_mtime_ns == before[path] for path in kept)
     assert call(*arguments)["done"] == 0
-    # Another question is asked anew, of the same models.
-    assert call(*arguments, "--set", "bootstrap=21")["done"] == 3
+    # Another question is asked anew, of the same model.
+    assert call(*arguments, "--set", "bootstrap=21", "--alphas", "0.5")["done"] == 1
 
 
-def test_models_alone_need_no_dataset(begun, tmp_path: Path, capsys):
+def test_models_alone_need_no_dataset(begun, store: str, tmp_path: Path, capsys):
     run, _ = begun
-    summary = call("--run", run, "--base", run, "--out", tmp_path / "s", "--alphas", "0.3")
+    summary = call(
+        "--run", run, "--base", run, "--out", tmp_path / "s", "--alphas", "0.3", "--tracking", store
+    )
     assert summary["chosen"] is None
     mixed = load_file(tmp_path / "s" / "alpha-0.30" / "model.safetensors")
     for name, value in load_file(run / "model.safetensors").items():
@@ -198,11 +217,11 @@ def test_what_cannot_be_swept_is_refused_before_any_work(
 
 
 def test_the_test_split_may_be_drawn_but_is_chosen_on_only_when_told(
-    begun, data: Path, config: Path, tmp_path: Path
+    begun, data: Path, config: Path, store: str, tmp_path: Path
 ):
     run, _ = begun
     arguments = ["--run", run, "--base", "start", "--config", config, "--data", data,
-                 "--alphas", "0,1"]  # fmt: skip
+                 "--alphas", "1", "--tracking", store]  # fmt: skip
     drawn = call(*arguments, "--out", tmp_path / "a", "--choose", "none")
     assert drawn["chosen"] is None
     assert not (tmp_path / "a" / "chosen").exists()

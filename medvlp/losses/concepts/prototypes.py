@@ -158,7 +158,7 @@ class Prototypes(Objective):
         relations: Int[Tensor, "b s r"],
     ) -> Float[Tensor, ""]:
         """The outputs of one stream against the queries of the other."""
-        members = relations == 1
+        members = (relations == 1) & there
         absent = torch.isin(relations, relations.new_tensor(self.absent)) & there
         negatives = draw_negatives(absent, self.negatives)
         own, products = prototype_products(words, vectors, members, unit=self.scale is not None)

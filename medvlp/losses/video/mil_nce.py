@@ -151,9 +151,7 @@ class MilNCE(Objective):
         )
 
     def _raw_products(self, scene: Scene) -> Float[Tensor, "b m"]:
-        visual = getattr(scene.embeddings, "raw_visual", None)
-        text = getattr(scene.embeddings, "raw_text", None)
+        visual, text = scene.embeddings.raw_visual, scene.embeddings.raw_text
         if visual is None or text is None:
             raise ValueError("MIL-NCE that is not normalised needs raw_visual and raw_text")
-        products: Tensor = visual @ text.T
-        return products
+        return visual @ text.T

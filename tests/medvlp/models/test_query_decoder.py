@@ -20,7 +20,7 @@ def draw(*shape, seed=0):
 def decoder(**changes) -> QueryDecoder:
     torch.manual_seed(0)
     settings_ = {"layers": 2, "heads": 2, "ffn": 12} | changes
-    made = QueryDecoder(WIDTH, **settings_).double().eval()
+    made = QueryDecoder(WIDTH, **settings_).double().eval().requires_grad_(False)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return made

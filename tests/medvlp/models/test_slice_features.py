@@ -49,12 +49,26 @@ def directly(model: VLP, samples: dict, offsets, positions, kind):
     return model.encode_visual(frames, offsets, positions, kind, True, by_frame=True)
 
 
+RADCLIP = {
+    "embed_dim": 256,
+    "frames": {"library": "open_clip", "name": "ViT-S-32-alt", "vector": "tower"},
+    "pooling": {"heads": 4, "statistics": ["attention"], "slices": "self_attention"},
+}
+"""A frozen CLIP tower, whose own vectors of slices are joined by the adapter."""
+MODELS = {
+    slices: {"pooling": {"heads": 2, "hidden": 6, "frequencies": 4, "slices": slices}}
+    for slices in ("gated", "self_attention", "learned", "mean")
+} | {"RadCLIP": RADCLIP}
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("slices", ["gated", "self_attention", "learned", "mean"])
-def test_cached_features_give_what_encoding_gives(tmp_path, tiny, tokenizer, samples, slices):
+@pytest.mark.parametrize("name", MODELS)
+def test_cached_features_give_what_encoding_gives(tmp_path, tiny, tokenizer, samples, name):
     torch.manual_seed(0)
-    config = tiny.model_copy(update={"pooling": tiny.pooling.model_copy(update={"slices": slices})})
+    config = ModelConfig.model_validate(tiny.model_dump() | MODELS[name])
     model = VLP(config, len(tokenizer)).eval()
+    for parameter in model.pooling.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
     cache = filled(tmp_path, model, samples, tokens=True)
     stats, offsets, positions, kind, features = batch_of(open_cache(tmp_path, model), samples)
     assert len(cache) == len(samples)

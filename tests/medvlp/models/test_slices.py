@@ -37,6 +37,8 @@ def build(name: str, **changes) -> RaggedPooling:
     pool = RaggedPooling(D, config)
     if name != "mean":
         torch.nn.init.normal_(pool.position.weight, std=0.5)
+    for out in pool.context.outputs if pool.context is not None else ():
+        out.reset_parameters()
     return pool.eval()
 
 
@@ -142,6 +144,15 @@ def test_one_frame_under_self_attention_sees_only_itself():
     expected = stats.attention[0] + pool.context.outputs[0](value)
     assert torch.allclose(pooled.vector[0], expected, atol=1e-5)
     assert pooled.weights.tolist() == [1]
+
+
+def test_self_attention_starts_as_the_mean_of_its_slices():
+    torch.manual_seed(0)
+    config = PoolingConfig(heads=2, slices="self_attention", readout="mean", layers=2)
+    pooled, stats = RaggedPooling(D, config), stats_of(7)
+    mean = RaggedPooling(D, PoolingConfig(heads=2, slices="mean"))
+    started, plain = (pool_all(p, stats, [3, 4], torch.rand(7) * 9) for p in (pooled, mean))
+    assert torch.allclose(started.vector, plain.vector, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -18,12 +18,6 @@ relaxed = settings(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RawEmbeddings(Embeddings):
-    raw_visual: torch.Tensor | None = None
-    raw_text: torch.Tensor | None = None
-
-
 def raw_scene(scene, factor=3.0):
     old = {f.name: getattr(scene.embeddings, f.name) for f in fields(Embeddings)}
     draw = torch.Generator().manual_seed(3)
@@ -32,7 +26,7 @@ def raw_scene(scene, factor=3.0):
         for v in (old["visual"], old["text"])
     ]
     old |= {"raw_visual": old["visual"] * grow[0], "raw_text": old["text"] * grow[1]}
-    return replace(scene, embeddings=RawEmbeddings(**old))
+    return replace(scene, embeddings=Embeddings(**old))
 
 
 def pairs_of(i, logits, owner):
