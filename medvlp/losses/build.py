@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
+from medvlp.batch import QuestionRole
 from medvlp.errors import ConfigError
 from medvlp.losses.concepts import config as concepts
 from medvlp.losses.concepts.entity_alignment import EntityAlignment
@@ -74,6 +75,8 @@ def build_loss(
             got=", ".join(missing),
             next_step="set model.words: true, model.streams: {} or model.fusion: {}",
         )
+    if model.fusion is not None and model.fusion.knowledge and "fusion" in objective.needs:
+        objective.asks |= {QuestionRole.NAME}  # what the knowledge stream adds to the words
     return objective
 
 
@@ -135,6 +138,13 @@ def _build(
         case fusion.MaskedTextConfig():
             return MaskedText(width=width, **_vocabulary(tokenizer), **settings)
         case fusion.MaskedImageConfig():
+            if model.fusion is not None and config.layer > model.fusion.layers:
+                raise ConfigError(
+                    "masked_image reads a layer that the fusion has not",
+                    code="objective-needs",
+                    got=f"layer {config.layer}",
+                    limit=f"model.fusion.layers {model.fusion.layers}",
+                )
             return MaskedImage(width=width, **settings)
         case fusion.PromptPoolsConfig():
             return PromptPools(embed_dim=dim, width=width, **settings)

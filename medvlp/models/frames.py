@@ -153,7 +153,7 @@ def _build(config: FrameTowerConfig, size: int) -> Any:
             "the frame tower cannot be built",
             code="tower-unknown",
             got=f"{config.library} {config.name}: {type(error).__name__}",
-            next_step=f"see {config.library}.list_models() and the arguments of the model",
+            next_step=f"see the models of {config.library} and their arguments",
         ) from error
 
 
@@ -165,6 +165,8 @@ def _open_clip_tower(config: dict[str, Any], size: int) -> Any:
     it from the hub at no fixed revision.
     """
     vision = {**config["vision_cfg"], "timm_model_pretrained": False, "patch_dropout": 0.0}
+    if vision.get("attentional_pool"):
+        raise ValueError("an attentional pool has no patch tokens of the tower's width")
     resized = vision.get("image_size", 224) != size
     text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
     tower = open_clip.CLIP(

@@ -17,7 +17,7 @@ from medvlp.models.fusion import FusionEncoder
 from medvlp.models.parts import Packed, Seen, checkpointed, in_parts
 from medvlp.models.pooling import FrameStats, RaggedPooling, segment_ids
 from medvlp.models.preprocess import normalise
-from medvlp.models.start import text_projection
+from medvlp.models.start import load_start, text_projection
 from medvlp.models.streams import DualStream, StreamOutput
 from medvlp.models.text import build_text
 
@@ -103,6 +103,8 @@ class VLP(nn.Module):
         dim = config.embed_dim
         self.streams = DualStream(self.frames.dim, dim, config.streams) if config.streams else None
         self.fusion = FusionEncoder(dim, config.fusion) if config.fusion else None
+        if pretrained and config.start is not None:
+            load_start(self)
 
     def encode_visual(
         self,

@@ -8,16 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data_connectors.dataset.store import Dataset
 from data_connectors.dataset.writer import DatasetWriter
+from governance import tracking
 from governance.tracking import client, read_tracking, tracking_uri
 from medvlp import cli
+from medvlp.errors import CheckpointError
 from medvlp.models.checkpoint import load_encoder
-from medvlp.models.interpolation import read_ends
+from medvlp.models.interpolation import read_ends, write_between
 from pretrain.engine import pretrain
 from pretrain.module import PretrainModule
 
@@ -117,6 +120,7 @@ def test_the_start_is_exactly_where_training_began(begun):
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_chooses_on_the_validation_split(swept, begun):
     out, summary = swept
     names = {"alpha-0.00", "alpha-0.50", "alpha-1.00", "chosen", "sweep.json", "sweep.html",
@@ -142,6 +146,7 @@ def test_a_sweep_chooses_on_the_validation_split(swept, begun):
     assert f"{scores[summary['chosen']]:.3f}" in page
 
 
+@pytest.mark.slow
 def test_the_chosen_folder_is_a_run_folder_like_any_other(swept, data, config, tmp_path: Path):
     out, summary = swept
     row = next(row for row in summary["alphas"] if row["alpha"] == summary["chosen"])
@@ -160,6 +165,7 @@ def test_the_chosen_folder_is_a_run_folder_like_any_other(swept, data, config, t
     assert "eval/zero_shot/macro_auc" in recorded.metrics
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_stopped(swept, question, store: str, tmp_path: Path):
     finished, first = swept
     out = tmp_path / "sweep"
@@ -216,6 +222,7 @@ def test_what_cannot_be_swept_is_refused_before_any_work(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_the_test_split_may_be_drawn_but_is_chosen_on_only_when_told(
     begun, data: Path, config: Path, store: str, tmp_path: Path
 ):
@@ -254,3 +261,52 @@ def test_the_dataset_has_every_split(data: Path):
     assert {split: splits.count(split) for split in set(splits)} == {
         "train": 12, "val": 12, "test": 12,
     }  # fmt: skip
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A small random model in the form of open_clip's on the hub."""
+    cfg = {
+        "embed_dim": 16,
+        "vision_cfg": {"layers": 1, "width": 16, "head_width": 8, "patch_size": 8,
+                       "image_size": 32},
+        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 8, "heads": 2,
+                     "layers": 1},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    state = open_clip.CLIP(**cfg).state_dict()
+    folder = tmp_path / "published"
+    folder.mkdir()
+    save_file({k: v.contiguous() for k, v in state.items()}, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg}))
+    return folder
+
+
+def test_a_run_starts_from_a_published_model_and_goes_back_to_it(
+    published: Path, dataset_path: Path, tmp_path: Path, monkeypatch
+):
+    """Images, volumes and clips, by the command line; the run outlives the folder it began with."""
+    config = tmp_path / "finetune.yaml"
+    config.write_text(
+        f"model: {{start: {{folder: {published}}}}}\n"
+        "data: {batch_size: 6, volume_frames: 3, clip_frames: 2}\n"
+        "objectives: [{kind: infonce}, {kind: patch_text}]\n"
+        "trainer: {max_steps: 2, threads: 1, precision: fp32}\n"
+    )
+    monkeypatch.setattr(tracking, "training_logger", lambda *args, **kwargs: None)
+    run = tmp_path / "run"
+    cli.run(["pretrain", "--config", str(config), "--data", str(dataset_path), "--out", str(run)])
+    ends = read_ends(run, None)
+    donor = load_file(published / "open_clip_model.safetensors")
+    assert torch.equal(ends.base.state["frames.network.conv1.weight"], donor["visual.conv1.weight"])
+    assert torch.equal(ends.base.state["text_projection.weight"], donor["text_projection"].T)
+    write_between(ends, 0.5, tmp_path / "half")
+    shutil.rmtree(published)
+    sample = Dataset.open(dataset_path).samples[0]
+    visual = Dataset.open(dataset_path).visual(sample)
+    half, tuned = (load_encoder(f).visuals([visual])[0] for f in (tmp_path / "half", run))
+    assert torch.allclose(half.norm(), torch.ones(()))
+    assert not torch.equal(half, tuned)
+    with pytest.raises(CheckpointError) as lost:
+        read_ends(run, None)
+    assert lost.value.code == "weights-missing"

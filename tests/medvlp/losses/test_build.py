@@ -6,12 +6,13 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from medvlp.batch import QuestionRole
 from medvlp.errors import ConfigError
 from medvlp.losses.build import build_loss
 from medvlp.losses.concepts.config import PatchTextConfig
 from medvlp.losses.config import LossConfig
 from medvlp.losses.contrast.config import InfoNCEConfig
-from medvlp.losses.fusion.config import MaskedTextConfig, MatchingConfig
+from medvlp.losses.fusion.config import MaskedImageConfig, MaskedTextConfig, MatchingConfig
 from medvlp.losses.objective import Objective
 from medvlp.losses.objectives import Objectives
 from medvlp.models.config import FusionConfig, ModelConfig, StreamsConfig
@@ -55,6 +56,19 @@ def test_an_objective_over_a_part_that_the_model_has_not_is_refused(tokenizer):
     with pytest.raises(ConfigError) as refused:
         build_loss(MaskedTextConfig(), WHOLE, None)
     assert refused.value.code == "objective-tokenizer"
+
+
+def test_a_layer_that_the_fusion_has_not_is_refused(tokenizer):
+    build_loss(MaskedImageConfig(layer=2), WHOLE, tokenizer)
+    with pytest.raises(ConfigError, match="layer"):
+        build_loss(MaskedImageConfig(layer=3), WHOLE, tokenizer)
+
+
+def test_a_knowledge_stream_always_has_its_concepts_asked(tokenizer):
+    knowing = WHOLE.model_copy(update={"fusion": FusionConfig(knowledge=True)})
+    assert QuestionRole.NAME in build_loss(MatchingConfig(), knowing, tokenizer).asks
+    assert QuestionRole.NAME not in build_loss(MatchingConfig(), WHOLE, tokenizer).asks
+    assert not build_loss(InfoNCEConfig(), knowing, tokenizer).asks
 
 
 def test_every_configured_objective_is_logged_and_weighted(make_scene):

@@ -64,6 +64,13 @@ def test_the_default_has_the_parameters_of_the_first_version():
     assert sorted(RaggedPooling(D, PoolingConfig(hidden=6)).state_dict()) == DEFAULT_KEYS
 
 
+def test_what_no_softmax_sees_is_no_parameter():
+    """The same for all frames of a sample, before one linear score."""
+    assert "kind.weight" not in build("learned").state_dict()
+    unplaced = build("mean").state_dict()
+    assert not {"kind.weight", "position.weight", "frame_score.weight"} & unplaced.keys()
+
+
 def test_a_config_without_the_new_fields_is_the_default():
     old = {"heads": 4, "hidden": 64, "frequencies": 16, "wavelengths": [2.0, 2000.0],
            "statistics": ["mean", "top", "attention"]}  # fmt: skip

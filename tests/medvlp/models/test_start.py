@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import BertConfig
@@ -16,7 +18,7 @@ from transformers import BertConfig
 from medvlp.errors import CheckpointError, ConfigError
 from medvlp.models.checkpoint import load_encoder, save_model
 from medvlp.models.clip_text import clip_tokenizer
-from medvlp.models.config import ModelConfig
+from medvlp.models.config import ModelConfig, WeightsRef
 from medvlp.models.encoder import Encoder
 from medvlp.models.start import resolve_start
 from medvlp.models.text import hf_tokenizer
@@ -417,3 +419,44 @@ def test_a_visual_of_any_size_goes_in(publish, tmp_path: Path, visuals: list[Vis
     model, tokenizer = build(started(publish("clip").folder))
     vectors = Encoder(model, tokenizer, digest="x").visuals(visuals)
     assert torch.allclose(vectors.norm(dim=1), torch.ones(len(visuals)), atol=1e-5)
+
+
+def test_a_start_on_the_hub_is_fetched_at_its_commit(publish, monkeypatch, tmp_path: Path):
+    published = publish("biomedclip")
+    (tmp_path / "bert").mkdir()
+    (published.folder / "config.json").rename(tmp_path / "bert" / "config.json")
+    asked = []
+
+    def fetch(repository, *, revision, allow_patterns):
+        asked.append((repository, revision, allow_patterns))
+        return str(published.folder if repository == "owner/clip" else tmp_path / "bert")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    config = resolve_start(
+        ModelConfig.model_validate(
+            {
+                "start": {"hub": "owner/clip", "revision": "a" * 40},
+                "text": {"hf": {"hub": "owner/bert", "revision": "b" * 40}},
+            }
+        )
+    )
+    build(config)
+    assert {(repository, revision) for repository, revision, _ in asked} == {
+        ("owner/clip", "a" * 40),
+        ("owner/bert", "b" * 40),
+    }
+    # Of the encoder only its config is wanted: its weights are in the checkpoint.
+    assert all("safetensors" not in str(files) for name, _, files in asked if name == "owner/bert")
+
+
+def test_the_configs_in_the_documentation_are_configs():
+    from pretrain.config import PretrainConfig
+
+    text = (Path(__file__).resolve().parents[3] / "docs" / "weights.md").read_text("utf-8")
+    blocks = [part.split("```")[0] for part in text.split("```yaml\n")[1:]]
+    whole = [yaml.safe_load(block) for block in blocks if "model:" in block]
+    assert len(whole) == 2
+    for tree in whole:
+        PretrainConfig.model_validate(tree)
+    for line in blocks[0].splitlines():
+        WeightsRef.model_validate(yaml.safe_load(line)["weights"])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from medvlp.errors import CheckpointError, ConfigError
+from medvlp.models import volumes
 from medvlp.models.checkpoint import load_encoder, save_model
 from medvlp.models.config import FrameTowerConfig, ModelConfig, WeightsRef
 from medvlp.models.encoder import Encoder
@@ -170,6 +171,24 @@ def test_a_lesion_on_one_slice_of_many_reaches_the_tokens_where_it_lies():
     rows = by_frame.argmax()
     cell = seen[rows].square().sum(-1).view(4, 4)
     assert cell.argmax() in (1 * 4 + 2, 1 * 4 + 1, 2 * 4 + 2)
+
+
+class EveryFourth(torch.nn.Module):
+    """What a stride along the depth leaves of a stack."""
+
+    def forward(self, volume: torch.Tensor) -> list[torch.Tensor]:
+        return [volume[:, :, ::2], volume[:, :, ::4]]
+
+
+def test_maps_are_read_where_the_frames_were():
+    tower = build("unet, two levels").network
+    tower.network = EveryFourth()
+    tower.strides = volumes._depth_strides(tower.network)
+    assert tower.strides == [2, 4]
+    positions = torch.tensor([0.0, 5, 10, 15, 20, 25, 30, 35, 40])
+    frames = positions[:, None, None, None].expand(9, 3, 4, 4)
+    for level in tower(frames, torch.tensor([0, 9]), positions):
+        assert torch.allclose(level, frames, atol=1e-4)
 
 
 @pytest.fixture

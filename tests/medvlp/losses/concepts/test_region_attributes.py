@@ -214,7 +214,10 @@ def test_unknown_visuals_and_attributes_without_a_negative_take_no_part():
     logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logits.requires_grad_()
     state = torch.tensor([[1, 1, 0], [-1, 0, -1], [0, 1, -1]])
-    attribute_contrast(logits, state == 1, state == -1).backward()
+    loss = attribute_contrast(logits, state == 1, state == -1)
+    loss.backward()
+    pair = math.log1p(math.exp(float((logits[1, 0] - logits[0, 0]).detach())))
+    assert loss.item() == pytest.approx(pair, abs=1e-12)
     assert (logits.grad != 0).tolist() == [[True, False, False], [True, False, False],
                                            [False, False, False]]  # fmt: skip
     assert logits.grad[0, 0] < 0 < logits.grad[1, 0]
@@ -290,6 +293,8 @@ def test_a_shared_concept_is_no_negative_sentence(make_scene):
     with_both, without = [1, 1, -1, *PRESENT], [1, 1, -1, *ABSENT]
     assert _targets(make_scene, with_both, claims, [1, 0, 1, 0, 0]) == [1, -1, -1, -1, 0]
     assert _targets(make_scene, without, claims, [1, 0, 0, -1, 0]) == [1, -1, 0, -1, 0]
+    # Even where nothing is stated of the visual.
+    assert _targets(make_scene, 2 * NOTHING, claims, [1, 0, 0, 0, 0]) == [1, -1, 0, 0, 0]
 
 
 def test_a_denied_attribute_pulls_no_region_to_its_sentence(make_scene):

@@ -105,7 +105,7 @@ def test_every_configured_part_appears_in_the_loss(make_fused, weights, names):
     assert all(part.item() > 0 for part in parts.values())
     torch.manual_seed(0)
     wanted = sum({"matching": 0.5, "contrast": 0.1}[name] * part for name, part in parts.items())
-    assert objective(scene).item() == pytest.approx(float(wanted), abs=1e-6)
+    assert objective(scene).item() == pytest.approx(float(wanted.detach()), abs=1e-6)
 
 
 def test_gradients_reach_both_pools_and_everything_else(make_fused):
