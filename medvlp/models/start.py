@@ -184,7 +184,7 @@ def _visual_side(model: dict[str, Any], pixels: dict[str, Any]) -> dict[str, Any
             "size": size,
             "standardise": "fixed",
             "mean": list(pixels.get("mean") or _MEAN),
-            "deviation": list(_DEVIATION),
+            "deviation": list(pixels.get("std") or _DEVIATION),
         },
         "frames": FrameTowerConfig(
             library="open_clip",

@@ -152,11 +152,11 @@ def test_only_whole_shards_are_there_and_they_name_no_sample(tmp_path, model, sa
 
 def test_filling_leaves_the_model_as_it_was(tmp_path, model, samples):
     model.train()
-    model.frames.eval()
+    model.pooling.eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     filled(tmp_path, model, samples)
-    assert model.pooling.training
-    assert not model.frames.network.training
+    assert model.frames.network.training
+    assert not model.pooling.patch_score.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 

@@ -225,6 +225,19 @@ def test_chunks_keep_samples_whole(volumetric):
     assert torch.allclose(whole.patches, parts.patches, atol=1e-5)
 
 
+@torch.no_grad()
+def test_the_model_shows_the_tower_whole_samples(volumetric):
+    volumetric.eval()
+    frames, offsets, positions = packed([4, 4])
+    kind = torch.ones(2, dtype=torch.long)
+    inputs = (frames.sigmoid(), offsets, positions, kind)
+    before = volumetric.encode_visual(*inputs, True).patches
+    inputs[0][1] = 0
+    change = (volumetric.encode_visual(*inputs, True).patches - before).abs().amax((1, 2))
+    assert (change[:4] > 1e-4).all()
+    assert (change[4:] < 1e-6).all()
+
+
 def test_gradients_reach_every_parameter_of_the_tower_through_checkpoints(volumetric):
     volumetric.train()
     frames, offsets, positions = packed([1, 6, 3])
