@@ -55,7 +55,7 @@ def title(name: str) -> str:
 
 
 def sweep_figure(rows: Sequence[dict[str, Any]], names: Sequence[str], chosen: float | None) -> str:
-    """One panel a metric; bars are 95 % intervals, the dashed line is the chosen alpha."""
+    """One panel a metric; bars are 95 % intervals, the large point is the chosen alpha."""
     columns = min(_COLUMNS, max(1, len(names)))
     lines = -(-max(1, len(names)) // columns)
     with matplotlib.rc_context(_STYLE):
@@ -79,8 +79,8 @@ def _curve(axes: Axes, rows: Sequence[dict[str, Any]], name: str, chosen: float 
     for alpha, result in known:
         if result["low"] is not None and result["high"] is not None:
             axes.plot([alpha, alpha], [result["low"], result["high"]], color=COLOURS[0], lw=1)
-    if chosen is not None:
-        axes.axvline(chosen, color=COLOURS[1], lw=1, ls="--")
+        if alpha == chosen:
+            axes.plot([alpha], [result["value"]], "o", color=COLOURS[1], ms=8)
     axes.set(title=title(name), xlabel="alpha (0: base, 1: fine-tuned)", xlim=(-0.05, 1.05))
     axes.title.set_fontsize(9)
     axes.grid(axis="y", color=GRID)
