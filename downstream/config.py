@@ -72,7 +72,8 @@ class ZeroShotTask(Config):
     to the prompts of `normal` (for models whose texts never deny), or nothing."""
     evidence: NonNegativeFloat | None = None
     """Weight of the evidence in the patches for the claim, less that for what it is contrasted
-    with, beside the vector's score; None: as the model is to be asked (`model.answers`)."""
+    with, beside the vector's score; None: as the model is to be asked (`model.answers`), and for
+    exclusive classes none where the vector was trained."""
     truth: Literal["auto", "labels", "findings"] = "auto"
     """Gold labels, or findings extracted from the texts; auto: gold labels where there are any."""
     unmentioned: Literal["absent", "ignore"] = "absent"

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from downstream.config import ZeroShotTask
 from downstream.embedder import Embedder
 from downstream.prompting import CONTRASTS, contrast_pair
+from medvlp.knowledge.concepts import NORMAL
 from medvlp.knowledge.prompts import PromptSet
 from medvlp.models.config import AnswerConfig
 from medvlp.types import Sample
@@ -18,22 +19,31 @@ Floats = npt.NDArray[np.float64]
 _UNIT_WORDS = {"sample": "", "study": ", mean over the samples of a study"}
 
 
-def weights(asked: float | None, answers: AnswerConfig) -> tuple[float, float]:
-    """Weights of the vector's score and of the evidence: the task's, or as the model is asked."""
-    return answers.vector, answers.evidence if asked is None else asked
+def weights(
+    asked: float | None, answers: AnswerConfig, *, exclusive: bool = False
+) -> tuple[float, float]:
+    """Weights of the vector's score and of the evidence: the task's, or as the model is asked.
+
+    Exclusive classes are told apart by the vector alone, if it was trained and the task does not
+    say otherwise: evidence says that something is there, not that it is rather this than that.
+    """
+    if asked is None:
+        asked = 0.0 if exclusive and answers.vector else answers.evidence
+    return answers.vector, asked
 
 
 def describe_score(task: ZeroShotTask, answers: AnswerConfig) -> str:
     """The score in words, for the metric card."""
-    whole, local = weights(task.evidence, answers)
-    contrast = task.contrast if task.mode == "multilabel" else "none"
+    exclusive = task.mode == "multiclass"
+    whole, local = weights(task.evidence, answers, exclusive=exclusive)
+    contrast = "none" if exclusive else task.contrast
     minus = CONTRASTS[contrast].format("visual")
     words = f"{whole:g} " * (whole != 1) + f"cos(visual, positive prompts){minus}"
     if local:
         against = CONTRASTS[contrast].format("").replace("cos(, ", "evidence(patches, ")
         against *= answers.source == "patches"
         words += f" + {local:g} (evidence({answers.source}, positive prompts){against})"
-    if task.mode == "multiclass":
+    if exclusive:
         words = f"log softmax over the classes at the model's logit scale of {words}"
     return words + _UNIT_WORDS[task.unit]
 
@@ -67,9 +77,13 @@ def _score_samples(
 ) -> Floats:
     exclusive = task.mode == "multiclass"
     claims, against = contrast_pair(prompts, embedder, "none" if exclusive else task.contrast)
-    whole, local = weights(task.evidence, embedder.answers)
+    whole, local = weights(task.evidence, embedder.answers, exclusive=exclusive)
     # Evidence first: it keeps the vectors of the samples, which are then not encoded again.
     seen = local and local * _evidence(embedder, samples, claims, against)
+    if local and exclusive and NORMAL in prompts.labels:
+        # Nothing is to be seen of a normal examination: it is what no other class is seen in.
+        normal = prompts.labels.index(NORMAL)
+        seen[:, normal] = -np.delete(seen, normal, axis=1).max(axis=1)
     visual = embedder.samples(samples)
     scores: Floats = whole * (visual @ claims.T) + seen
     if against is not None:

@@ -50,7 +50,7 @@ def _moved(record: Any, device: torch.device | str, non_blocking: bool) -> dict[
     """Fields of a record, on another device."""
     return {
         f.name: value.to(device, non_blocking=non_blocking)
-        if isinstance(value := getattr(record, f.name), Tensor | Asked)
+        if isinstance(value := getattr(record, f.name), Tensor | Asked | FrameFeatures)
         else value
         for f in fields(record)
     }
@@ -85,6 +85,24 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class FrameFeatures:
+    """What a frozen tower saw in the frames of a batch (`medvlp.models.slice_features`)."""
+
+    mean: Float[Tensor, "n d"]
+    """Over the patches of each frame; with `top` and `attention` the `FrameStats` of pooling."""
+    top: Float[Tensor, "n d"]
+    attention: Float[Tensor, "n d"]
+    grid: tuple[int, int]
+    """(gh, gw) of the patches."""
+    tokens: Float[Tensor, "n p c"] | None = None
+    """Of every patch, as the tower gave them; None unless objectives need patches."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> FrameFeatures:
+        """The same features on another device."""
+        return FrameFeatures(**_moved(self, device, non_blocking))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Ragged frames and texts of b samples, packed without padding between samples.
 
@@ -94,7 +112,8 @@ class Batch:
     """
 
     frames: Float[Tensor, "n c h w"] | UInt8[Tensor, "n c h w"]
-    """Bytes as cached, or float in [0, 1] after augmentation."""
+    """Bytes as cached, or float in [0, 1] after augmentation; of no height and width where the
+    batch has `features` instead."""
     offsets: Int[Tensor, " bounds"]
     """Sample i owns frames offsets[i]:offsets[i + 1]."""
     positions: Float[Tensor, " n"]
@@ -120,6 +139,8 @@ class Batch:
     """The same frames after other random changes."""
     index: Int[Tensor, " b"] | None = None
     """Number of each sample in the training set."""
+    features: FrameFeatures | None = None
+    """Takes the place of the pixels where the tower is frozen."""
     keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:

@@ -61,12 +61,10 @@ def _inspect(args: argparse.Namespace) -> Summary:
 def _pretrain(args: argparse.Namespace) -> Summary:
     from governance.tracking import TrackingConfig, training_logger
     from medvlp.config import load_config
-    from medvlp.models.start import resolve_start
     from pretrain.config import PretrainConfig
     from pretrain.engine import pretrain
 
     config = load_config(PretrainConfig, args.config, args.set)
-    config = config.model_copy(update={"model": resolve_start(config.model)})
     tracking = TrackingConfig(uri=args.tracking, experiment=args.experiment)
     logger = training_logger(tracking, out=args.out, resume=args.resume)
     return pretrain(config, args.data, args.out, resume=args.resume, logger=logger)

@@ -65,6 +65,11 @@ class WeightAverage(L.Callback):
 
 
 def _floats(model: nn.Module) -> dict[str, Tensor]:
-    """Weights and running statistics, detached but not copied."""
+    """Weights and running statistics that training may move, detached but not copied."""
+    frozen = {name for name, part in model.named_parameters() if not part.requires_grad}
     state: dict[str, Tensor] = model.state_dict()
-    return {name: value for name, value in state.items() if value.is_floating_point()}
+    return {
+        name: value
+        for name, value in state.items()
+        if value.is_floating_point() and name not in frozen
+    }

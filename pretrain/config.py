@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import (
@@ -61,16 +62,28 @@ class DataConfig(Config):
     mixing: Literal["mixed", "alternate"] = "mixed"
     """`mixed`: every batch holds samples of every pool; `alternate`: each batch of one pool."""
     pools: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-    """Share of each pool, `provenance/kind`; the rest by the square root of their size, 0 leaves
-    one out."""
+    """Share of each pool, `provenance/kind` (or `provenance/kind/level`, to share out the clips of
+    a lecture by level); the rest by the square root of their size, 0 leaves one out."""
     provenance: tuple[str, ...] = ()
     """Only samples of these sources; empty: all."""
     closed_world: bool | tuple[str, ...] = False
     """Whether a finding that is not mentioned counts as absent, or for which sources it does.
     Right for complete label tables, wrong for free text."""
     cache_mb: NonNegativeInt = 3000
-    """Memory for preprocessed frames; samples beyond it are read anew each time."""
+    """Memory for preprocessed frames or cached features; samples beyond it are read anew each
+    time."""
     augment: AugmentConfig = AugmentConfig()
+    """With `features: cached` nothing is augmented."""
+    features: Literal["computed", "cached"] = "computed"
+    """`cached`: the tower is frozen, sees every frame of every train sample once and keeps what
+    pooling needs on disk; slice pooling, projections and the text tower are trained on that, as
+    RadCLIP trains its adapter. Frames are not augmented, whatever `augment` says. The tower must
+    come with weights (`model.frames.weights`, `model.start`), and no objective may see frames
+    changed (`views`, `masked_image`). A 3D tower has then seen the whole sample, not only the
+    slices that are drawn."""
+    features_folder: Path | None = None
+    """Where cached features are looked for and kept, so that runs with the same tower and dataset
+    share them; None: `features` in the run folder. Derived from the data, and as confidential."""
     shuffle_pairs: bool = False
     """Control run: texts and findings permuted among the train samples of each pool. A model
     that still scores above chance has seen something it should not."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -21,10 +21,12 @@ from data_connectors.dataset.store import Dataset
 from medvlp.errors import ConfigError
 from medvlp.losses.objectives import Objectives
 from medvlp.models.preprocess import preprocess
+from medvlp.models.slice_features import SliceFeatures
 from medvlp.models.tokens import TextTokenizer
 from medvlp.types import KINDS, Batch, Sample
 from pretrain.augment import augment
 from pretrain.config import DataConfig, PretrainConfig
+from pretrain.features import TowerFeatures, packed
 from pretrain.questions import Questions
 from pretrain.sampler import Pool, StepSampler
 from pretrain.texts import Drawn, TextBank
@@ -44,6 +46,7 @@ class PretrainData(L.LightningDataModule):
         tokenizer: Of the model.
         objectives: What they need decides what a batch holds; None: what the config names.
         start: First step (after a resume).
+        features: What a frozen tower saw in the frames; batches then hold it instead of pixels.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class PretrainData(L.LightningDataModule):
         *,
         objectives: Objectives | None = None,
         start: int = 0,
+        features: TowerFeatures | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -69,6 +73,7 @@ class PretrainData(L.LightningDataModule):
         self.sampler = StepSampler(pools, data.batch_size, data.mixing, config.trainer.seed)
         self.flippable = _flippable(self.samples, self.sampler.pools, data)
         self.frames = FrameCache(dataset, config)
+        self.features = features
         closed = data.closed_world
         self.stated = torch.stack(
             [
@@ -93,30 +98,39 @@ class PretrainData(L.LightningDataModule):
         )
         self._index = {sample.key: i for i, sample in enumerate(self.samples)}
 
+    @property
+    def drawn(self) -> list[Sample]:
+        """The samples that batches are drawn from."""
+        members = sorted({i for pool in self.sampler.pools for i in pool.members})
+        return [self.samples[i] for i in members]
+
     def setup(self, stage: str) -> None:
-        """Decode and preprocess what fits into memory."""
-        wanted = sorted({i for pool in self.sampler.pools for i in pool.members})
-        self.frames.fill([self.samples[i] for i in wanted])
+        """Read what fits into memory; before that, compute the features that are missing."""
+        if self.features is None:
+            self.frames.fill(self.drawn)
+        else:
+            self.features.compute(self.drawn)
+            self.features.keep(self.drawn)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches from the start step on, without end."""
         return DataLoader(_Steps(self), batch_size=None, num_workers=0)
 
     def batch(self, step: int) -> Batch:
-        """The batch of one step, frames as bytes."""
+        """The batch of one step, frames as bytes or as cached features."""
         data = self.config.data
-        limits = {"volume": data.volume_frames, "clip": data.clip_frames}
         rng = np.random.default_rng([self.config.trainer.seed, step, 1])
         chosen = self.sampler.batch(step)
-        frames, positions, lengths = [], [], []
+        frames, seen, positions, lengths = [], [], [], []
         texts: list[Drawn] = []
         counts = []
         for i in chosen:
-            pixels, where = self.frames.get(self.samples[i])
-            keep = spread(len(pixels), limits.get(self.samples[i].kind), rng)
-            frames.append(pixels[keep])
-            positions.append(where[keep])
-            lengths.append(len(keep))
+            pixels, where, features = self._slices(self.samples[i], rng)
+            frames.append(pixels)
+            positions.append(where)
+            lengths.append(len(where))
+            if features is not None:
+                seen.append(features)
             drawn = self.bank.draw(
                 i, data.texts_per_sample, data.document_share, rng, lead=data.lead_texts
             )
@@ -140,8 +154,24 @@ class PretrainData(L.LightningDataModule):
             mentions=self.bank.mentions(rows) if "words" in self._needs else None,
             asked=self.questions.draw(chosen, rng),
             index=torch.tensor(chosen),
+            features=packed(seen) if seen else None,
             keys=tuple(self.samples[i].key for i in chosen),
         )
+
+    def _slices(
+        self, sample: Sample, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, SliceFeatures | None]:
+        """Some frames of a sample: uint8 [n, 3, s, s], positions [n], cached features."""
+        data = self.config.data
+        most = {"volume": data.volume_frames, "clip": data.clip_frames}.get(sample.kind)
+        if self.features is None:
+            pixels, where = self.frames.get(sample)
+            keep = spread(len(where), most, rng)
+            return pixels[keep], where[keep], None
+        features = self.features.get(sample)
+        some = features.at(spread(len(features.positions), most, rng))
+        no_pixels = torch.zeros(len(some.positions), 3, 0, 0, dtype=torch.uint8)
+        return no_pixels, some.positions, some
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment on the device; the trainer's step decides how."""
@@ -149,7 +179,12 @@ class PretrainData(L.LightningDataModule):
         return self.augmented(batch, self.trainer.global_step)
 
     def augmented(self, batch: Batch, step: int) -> Batch:
-        """One batch after its step's random changes; a second time if two views are needed."""
+        """One batch after its step's random changes; a second time if two views are needed.
+
+        Cached features stay as they are.
+        """
+        if batch.features is not None:
+            return batch
         generator = torch.Generator().manual_seed(self.config.trainer.seed * 1_000_003 + step)
         owner = torch.repeat_interleave(
             torch.arange(len(batch), device=batch.offsets.device), batch.offsets.diff()
@@ -259,10 +294,12 @@ def swap_captions(samples: Sequence[Sample], share: float, seed: int) -> list[Sa
 def build_pools(samples: Sequence[Sample], shares: dict[str, float]) -> list[Pool]:
     """Pools by `provenance/kind`; without a given share a pool counts by the root of its size.
 
+    A share for `provenance/kind/level` splits that pool by the level of the samples' first text.
+
     Raises:
         ConfigError: A share names no pool.
     """
-    groups = _by_pool(samples)
+    groups = _by_pool(samples, split={name.rsplit("/", 1)[0] for name in shares})
     unknown = sorted(set(shares) - set(groups))
     if unknown:
         raise ConfigError(
@@ -310,10 +347,13 @@ def _flippable(samples: Sequence[Sample], pools: Sequence[Pool], data: DataConfi
     return flips
 
 
-def _by_pool(samples: Sequence[Sample]) -> dict[str, list[int]]:
+def _by_pool(samples: Sequence[Sample], split: Collection[str] = ()) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):
-        groups.setdefault(f"{sample.provenance or 'data'}/{sample.kind}", []).append(i)
+        name = f"{sample.provenance or 'data'}/{sample.kind}"
+        groups.setdefault(f"{name}/{sample.texts[0].level}" if name in split else name, []).append(
+            i
+        )
     return groups
 
 

@@ -17,12 +17,14 @@ import torch
 from data_connectors.dataset.store import Dataset
 from medvlp.losses.objectives import Objectives
 from medvlp.models.checkpoint import save_model
+from medvlp.models.start import resolve_start
 from medvlp.models.tokens import TextTokenizer
 from medvlp.models.vlp import VLP
 from pretrain.averaging import WeightAverage
 from pretrain.callbacks import Checkpoints, History
 from pretrain.config import PretrainConfig, TrainerConfig
 from pretrain.datamodule import PretrainData, require_samples, train_samples
+from pretrain.features import tower_features
 from pretrain.folder import SUMMARY, RunFolder
 from pretrain.module import PretrainModule
 from pretrain.texts import build_tokenizer
@@ -49,6 +51,7 @@ def pretrain(
         CheckpointError: `out` holds a finished run, or one of another config or dataset.
         ConfigError: There is nothing to train on, or a setting does not fit the data.
     """
+    config = config.model_copy(update={"model": resolve_start(config.model)})
     dataset = Dataset.open(data)
     folder = RunFolder(out)
     go_on = folder.claim(config, dataset.digest, resume=resume)
@@ -63,9 +66,16 @@ def pretrain(
     tokenizer = build_tokenizer(config.model.text, samples)
     start = int(checkpoint["global_step"]) if checkpoint else 0
     module = _build(config, tokenizer)
+    if checkpoint is not None and config.data.features == "cached":
+        # Cached features are named after the weights that train on them, not after a file that may
+        # have changed since.
+        module.load_state_dict(checkpoint["state_dict"])
+    needs = module.objectives.needs
+    features = tower_features(config, module.model, dataset, needs, folder.features)
     batches = PretrainData(
-        config, dataset, samples, tokenizer, objectives=module.objectives, start=start
-    )
+        config, dataset, samples, tokenizer,
+        objectives=module.objectives, start=start, features=features,
+    )  # fmt: skip
     if logger is not None:
         logger.log_hyperparams(_parameters(config, dataset.digest, module, len(samples)))
     average = WeightAverage(config.optim.ema) if config.optim.ema is not None else None

@@ -14,8 +14,11 @@ from medvlp.files import write_json, write_text
 from pretrain.config import PretrainConfig
 
 CONFIG, HISTORY, SUMMARY, RESUME = "config.json", "history.jsonl", "run.json", "resume"
+FEATURES = "features"
 _FREE_KEYS = ("max_seconds", "threads", "log_every", "checkpoint_every")
 """Trainer keys that do not change what is learned."""
+_FREE_DATA_KEYS = ("cache_mb", "features_folder")
+"""Likewise of the data."""
 
 
 class RunFolder:
@@ -32,6 +35,11 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """The last whole resume checkpoint."""
         return self.path / RESUME / "last.ckpt"
+
+    @property
+    def features(self) -> Path:
+        """Cached features of frames, where the config names no other place."""
+        return self.path / FEATURES
 
     @property
     def finished(self) -> bool:
@@ -109,7 +117,7 @@ def _learning(tree: dict[str, Any]) -> dict[str, Any]:
     """Without the keys that do not change what is learned."""
     config = dict(tree["config"])
     config["trainer"] = {k: v for k, v in config["trainer"].items() if k not in _FREE_KEYS}
-    config["data"] = {k: v for k, v in config["data"].items() if k != "cache_mb"}
+    config["data"] = {k: v for k, v in config["data"].items() if k not in _FREE_DATA_KEYS}
     return {**tree, "config": config}
 
 

@@ -17,9 +17,11 @@ from medvlp.batch import QuestionRole
 from medvlp.knowledge.positives import match
 from medvlp.losses.objective import Scene, text_owner
 from medvlp.losses.objectives import Objectives
-from medvlp.models.vlp import VLP, TextFeatures
+from medvlp.models.pooling import FrameStats
+from medvlp.models.vlp import VLP, TextFeatures, VisualFeatures
 from medvlp.types import Batch, Embeddings
 from pretrain.config import OptimConfig, PretrainConfig
+from pretrain.features import PATCH_NEEDS
 
 _TEXT_SIDE = ("model.text.", "model.text_projection.", "model.word_projection.")
 
@@ -55,14 +57,7 @@ class PretrainModule(L.LightningModule):
     def scene(self, batch: Batch) -> Scene:
         """A batch encoded as far as the objectives need it."""
         needs = self.objectives.needs
-        visual = self.model.encode_visual(
-            batch.frames,
-            batch.offsets,
-            batch.positions,
-            batch.kind,
-            bool(needs & {"patches", "streams", "fusion"}),
-            by_frame="frames" in needs,
-        )
+        visual = self._visual(batch)
         text, questions = self._texts(batch)
         second = None
         if batch.second is not None:
@@ -91,6 +86,22 @@ class PretrainModule(L.LightningModule):
             scene.asked(QuestionRole.REGION),
         )
         return replace(scene, streams=streams)
+
+    def _visual(self, batch: Batch) -> VisualFeatures:
+        """The visuals, from their pixels or from what a frozen tower saw in them."""
+        needs = self.objectives.needs
+        patches, by_frame = bool(needs & PATCH_NEEDS), "frames" in needs
+        where = (batch.offsets, batch.positions, batch.kind)
+        seen = batch.features
+        if seen is None:
+            return self.model.encode_visual(batch.frames, *where, patches, by_frame=by_frame)
+        return self.model.pool_cached(
+            FrameStats(seen.mean, seen.top, seen.attention),
+            *where,
+            tokens=seen.tokens,
+            grid=seen.grid,
+            by_frame=by_frame,
+        )
 
     def _texts(self, batch: Batch) -> tuple[TextFeatures, Float[Tensor, "q e"] | None]:
         """The texts and the vectors of the questions; each distinct text is read once."""

@@ -150,6 +150,17 @@ def test_shares_must_name_pools(dataset, smoke):
     assert refused.value.code == "pool-unknown"
 
 
+def test_a_share_for_a_level_splits_the_pool(dataset, smoke):
+    samples = train_samples(dataset, smoke())
+    name = next(p.name for p in build_pools(samples, {}) if p.name.endswith("/clip"))
+    levels = {s.texts[0].level for s in samples if s.kind == "clip"}
+    pools = {pool.name: pool for pool in build_pools(samples, {f"{name}/{min(levels)}": 2.0})}
+    assert {f"{name}/{level}" for level in levels} <= set(pools)
+    assert name not in pools
+    assert pools[f"{name}/{min(levels)}"].share == 2.0
+    assert sum(len(pool.members) for pool in pools.values()) == len(samples)
+
+
 def sided(samples):
     first = replace(samples[0], findings=(Finding("nodule", "nodule", "present", side="left"),))
     return [first, *samples[1:]]
