@@ -78,14 +78,16 @@ def _score_samples(
     exclusive = task.mode == "multiclass"
     claims, against = contrast_pair(prompts, embedder, "none" if exclusive else task.contrast)
     whole, local = weights(task.evidence, embedder.answers, exclusive=exclusive)
-    # Evidence first: it keeps the vectors of the samples, which are then not encoded again.
-    seen = local and local * _evidence(embedder, samples, claims, against)
-    if local and exclusive and NORMAL in prompts.labels:
-        # Nothing is to be seen of a normal examination: it is what no other class is seen in.
-        normal = prompts.labels.index(NORMAL)
-        seen[:, normal] = -np.delete(seen, normal, axis=1).max(axis=1)
+    scores: Floats = np.zeros((len(samples), len(claims)))
+    if local:
+        # Evidence first: it keeps the vectors of the samples, which are then not encoded again.
+        scores += local * _evidence(embedder, samples, claims, against)
+        if exclusive and NORMAL in prompts.labels:
+            # Nothing is to be seen of a normal examination: it is what no other class is seen in.
+            normal = prompts.labels.index(NORMAL)
+            scores[:, normal] = -np.delete(scores, normal, axis=1).max(axis=1)
     visual = embedder.samples(samples)
-    scores: Floats = whole * (visual @ claims.T) + seen
+    scores += whole * (visual @ claims.T)
     if against is not None:
         scores = scores - whole * (visual @ against.T)
     if not exclusive:
