@@ -23,10 +23,11 @@ from medvlp.models.vlp import VLP
 from pretrain.averaging import WeightAverage
 from pretrain.callbacks import Checkpoints, History
 from pretrain.config import PretrainConfig, TrainerConfig
-from pretrain.datamodule import PretrainData, require_samples, train_samples
+from pretrain.datamodule import PretrainData
 from pretrain.features import tower_features
 from pretrain.folder import SUMMARY, RunFolder
 from pretrain.module import PretrainModule
+from pretrain.samples import require_samples, train_samples
 from pretrain.texts import build_tokenizer
 
 log = logging.getLogger(__name__)

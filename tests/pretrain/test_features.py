@@ -22,10 +22,11 @@ from medvlp.types import KINDS
 from pretrain import features as own
 from pretrain.callbacks import Checkpoints, History
 from pretrain.config import PretrainConfig
-from pretrain.datamodule import PretrainData, train_samples
+from pretrain.datamodule import PretrainData
 from pretrain.engine import _build, pretrain
 from pretrain.features import refuse_unfit, tower_features
 from pretrain.folder import read_history
+from pretrain.samples import train_samples
 from pretrain.texts import build_tokenizer
 
 NEUTRAL = (

@@ -6,8 +6,9 @@ import torch
 from medvlp.losses.objectives import Objectives
 from medvlp.models.vlp import VLP
 from pretrain.config import OptimConfig
-from pretrain.datamodule import PretrainData, train_samples
+from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule, first_of_each, lr_factor, parameter_groups
+from pretrain.samples import train_samples
 from pretrain.texts import build_tokenizer
 
 
