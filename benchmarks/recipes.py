@@ -135,9 +135,7 @@ def _prepare(dataset: str, out: Path, shared: Path) -> None:
         hospital = out / "data/hospital"
         numbers = [part for key, value in PHANTOM.items() for part in (f"--{key}", str(value))]
         _verb(["phantom", "--out", str(hospital), *numbers])
-        config = out / "data/phantom.yaml"
-        config.write_text(yaml.safe_dump(_phantom_ingest(hospital)))
-        _verb(["ingest", "--config", str(config), "--out", str(target)])
+        _verb(["ingest", "--config", str(hospital / "ingest.yaml"), "--out", str(target)])
     else:
         name = f"cxr_{dataset}{'256' if dataset == 'kermany' else '64'}"
         tree = yaml.safe_load((ROOT / f"configs/ingest/{name}.yaml").read_text())
@@ -152,22 +150,6 @@ def _prepare(dataset: str, out: Path, shared: Path) -> None:
             key.write_text("5e" * 32)
         _verb(["ingest", "--config", str(config), "--out", str(target),
                "--set", f"deid.key_file={key}"])  # fmt: skip
-
-
-def _phantom_ingest(hospital: Path) -> dict[str, Any]:
-    licence = {"licence": "CC0-1.0"}
-    return {
-        "sources": [
-            {"kind": "dicom", "name": "phantom_dicom", "path": str(hospital / "dicom"),
-             "labels": str(hospital / "truth/labels.csv"),
-             "regions": str(hospital / "truth/regions.csv"), **licence},
-            {"kind": "reports", "name": "phantom_reports", "format": "text",
-             "path": str(hospital / "reports/text"), **licence},
-            {"kind": "lectures", "name": "phantom_lectures", "format": "folder", "fps": 1.0,
-             "path": str(hospital / "lectures"), **licence},
-        ],
-        "deid": {"key_file": str(hospital / "pseudonyms.key")},
-    }  # fmt: skip
 
 
 def _execute(run: Run, out: Path, overrides: list[str]) -> str:

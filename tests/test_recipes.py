@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from downstream.config import EvalConfig
 from downstream.evaluate import evaluate
@@ -53,19 +52,10 @@ def test_a_recipe_says_what_was_published_and_what_could_not_be_known(path: Path
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of 30 patients and 8 lectures."""
     out = tmp_path_factory.mktemp("recipes")
-    hospital = out / "hospital"
-    sources = [
-        {"kind": "dicom", "name": "phantom_dicom", "path": "hospital/dicom",
-         "labels": "hospital/truth/labels.csv", "regions": "hospital/truth/regions.csv"},
-        {"kind": "reports", "name": "phantom_reports", "path": "hospital/reports/text"},
-        {"kind": "lectures", "name": "phantom_lectures", "path": "hospital/lectures",
-         "format": "folder", "fps": 1.0},
-    ]  # fmt: skip
-    config = {"sources": sources, "deid": {"key_file": "hospital/pseudonyms.key"}}
-    (out / "ingest.yaml").write_text(yaml.safe_dump(config))
+    hospital = str(out / "hospital")
     for arguments in (
-        ("phantom", "--out", str(hospital), "--patients", "30", "--lectures", "8", "--seed", "3"),
-        ("ingest", "--config", str(out / "ingest.yaml"), "--out", str(out / "dataset")),
+        ("phantom", "--out", hospital, "--patients", "30", "--lectures", "8", "--seed", "3"),
+        ("ingest", "--config", f"{hospital}/ingest.yaml", "--out", str(out / "dataset")),
     ):
         command = [sys.executable, "-m", "medvlp.cli", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
