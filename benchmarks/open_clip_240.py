@@ -170,8 +170,8 @@ class Judged:
         return self.visuals(visuals), torch.zeros(len(visuals), len(texts))
 
     def heat(self, visual: Visual, texts: Tensor) -> Any:
-        """open_clip has no map."""
-        raise NotImplementedError
+        """open_clip has no map; no task of this comparison asks for one."""
+        raise TypeError("open_clip draws no map")
 
 
 if __name__ == "__main__":

@@ -101,9 +101,15 @@ def test_a_folder_with_only_pickles_is_refused_unopened(tmp_path: Path, name: st
 
 @pytest.mark.usefixtures("no_pickles")
 def test_a_pickle_beside_the_weights_is_left_alone(tmp_path: Path):
-    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "model.safetensors")
+    saved = timm.create_model("test_resnet").state_dict()
+    save_file(saved, tmp_path / "model.safetensors")
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
-    FrameTower(TIMM.model_copy(update={"weights": WeightsRef(folder=tmp_path)}), 32)
+    tower = FrameTower(TIMM.model_copy(update={"weights": WeightsRef(folder=tmp_path)}), 32)
+    loaded = tower.network.state_dict()
+    assert loaded
+    assert all(
+        torch.equal(value, saved[key.removeprefix("model.")]) for key, value in loaded.items()
+    )
 
 
 @pytest.mark.parametrize(
