@@ -18,6 +18,7 @@ from medvlp.config import Config
 from medvlp.losses.config import LossConfig, objective_name
 from medvlp.losses.contrast.config import InfoNCEConfig
 from medvlp.models.config import ModelConfig
+from medvlp.types import Level
 
 
 class AugmentConfig(Config):
@@ -62,8 +63,12 @@ class DataConfig(Config):
     mixing: Literal["mixed", "alternate"] = "mixed"
     """`mixed`: every batch holds samples of every pool; `alternate`: each batch of one pool."""
     pools: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-    """Share of each pool, `provenance/kind` (or `provenance/kind/level`, to share out the clips of
-    a lecture by level); the rest by the square root of their size, 0 leaves one out."""
+    """Share of each pool, `provenance/kind`; the rest by the square root of their size, 0 leaves
+    one out."""
+    levels: dict[Level, NonNegativeFloat] = Field(default_factory=dict)
+    """How the clips of a source are shared out by level of narration, as `{task: 0.4, step: 0.3,
+    phase: 0.25, video: 0.05}`; empty: every clip counts the same, and a level with few clips is
+    hardly seen. A source with none of these levels is left as it is."""
     provenance: tuple[str, ...] = ()
     """Only samples of these sources; empty: all."""
     closed_world: bool | tuple[str, ...] = False

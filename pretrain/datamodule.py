@@ -65,7 +65,7 @@ class PretrainData(L.LightningDataModule):
         self.bank = TextBank(samples, tokenizer)
         self.start = start
         data = config.data
-        pools = build_pools(self.samples, data.pools)
+        pools = build_pools(self.samples, data)
         self.sampler = StepSampler(pools, data.batch_size, data.mixing, config.trainer.seed)
         self.flippable = flippable(self.samples, self.sampler.pools, data)
         self.frames = FrameCache(dataset, config)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from data_connectors.dataset.store import Dataset
 from medvlp.errors import ConfigError
-from medvlp.types import Sample
+from medvlp.types import Level, Sample
 from pretrain.config import DataConfig, PretrainConfig
 from pretrain.sampler import Pool
 
@@ -72,27 +72,52 @@ def swap_captions(samples: Sequence[Sample], share: float, seed: int) -> list[Sa
     return swapped
 
 
-def build_pools(samples: Sequence[Sample], shares: dict[str, float]) -> list[Pool]:
+def build_pools(samples: Sequence[Sample], data: DataConfig) -> list[Pool]:
     """Pools by `provenance/kind`; without a given share a pool counts by the root of its size.
 
-    A share for `provenance/kind/level` splits that pool by the level of the samples' first text.
+    With `levels`, clips have a pool for each level of their first text, and these divide the share
+    that the clips of the source have together. Clips of a source with none of the levels are left
+    as they are.
 
     Raises:
-        ConfigError: A share names no pool.
+        ConfigError: A share names no pool, or a level has clips and no share.
     """
-    groups = _by_pool(samples, split={name.rsplit("/", 1)[0] for name in shares})
-    unknown = sorted(set(shares) - set(groups))
-    if unknown:
+    shares = data.pools
+    pools: list[Pool] = []
+    groups = _by_pool(samples)
+    _require_known("data.pools names a pool that the dataset has not", "pool-unknown",
+                   set(shares) - set(groups), groups)  # fmt: skip
+    for name, members in sorted(groups.items()):
+        share = shares.get(name, math.sqrt(len(members)))
+        levels = {samples[i].texts[0].level for i in members if samples[i].kind == "clip"}
+        if levels & set(data.levels):
+            pools += _by_level(samples, Pool(name, tuple(members), share), data.levels)
+        else:
+            pools.append(Pool(name, tuple(members), share))
+    return pools
+
+
+def _by_level(
+    samples: Sequence[Sample], clips: Pool, shares: Mapping[Level, float]
+) -> Iterator[Pool]:
+    """A pool of clips as one pool a level, which divide its share."""
+    groups: dict[Level, list[int]] = {}
+    for i in clips.members:
+        groups.setdefault(samples[i].texts[0].level, []).append(i)
+    _require_known("data.levels leaves out a level that has clips (0 leaves it out on purpose)",
+                   "level-without-share", set(groups) - set(shares), shares)  # fmt: skip
+    total = sum(shares[level] for level in groups) or 1.0
+    for level, members in sorted(groups.items()):
+        yield Pool(f"{clips.name}/{level}", tuple(members), clips.share * shares[level] / total)
+
+
+def _require_known(
+    message: str, code: str, strange: Collection[str], known: Collection[str]
+) -> None:
+    if strange:
         raise ConfigError(
-            "data.pools names a pool that the dataset has not",
-            code="pool-unknown",
-            got=", ".join(unknown),
-            limit=", ".join(sorted(groups)),
+            message, code=code, got=", ".join(sorted(strange)), limit=", ".join(sorted(known))
         )
-    return [
-        Pool(name, tuple(members), shares.get(name, math.sqrt(len(members))))
-        for name, members in sorted(groups.items())
-    ]
 
 
 def carries_side(sample: Sample) -> bool:
@@ -124,11 +149,8 @@ def flippable(samples: Sequence[Sample], pools: Sequence[Pool], data: DataConfig
     return flips
 
 
-def _by_pool(samples: Sequence[Sample], split: Collection[str] = ()) -> dict[str, list[int]]:
+def _by_pool(samples: Sequence[Sample]) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):
-        name = f"{sample.provenance or 'data'}/{sample.kind}"
-        groups.setdefault(f"{name}/{sample.texts[0].level}" if name in split else name, []).append(
-            i
-        )
+        groups.setdefault(f"{sample.provenance or 'data'}/{sample.kind}", []).append(i)
     return groups

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from medvlp.errors import ConfigError
-from medvlp.types import Sample, Text
+from medvlp.types import Level, Sample, Text
+from pretrain.config import DataConfig
 from pretrain.samples import (
     build_pools,
     carries_side,
@@ -60,22 +61,47 @@ def test_wrong_narration_goes_to_a_share_of_the_clips_alone(dataset, smoke):
 
 def test_shares_must_name_pools(dataset, smoke):
     samples = train_samples(dataset, smoke())
-    pools = build_pools(samples, {"ct/volume": 5.0})
+    pools = build_pools(samples, DataConfig(pools={"ct/volume": 5.0}))
     assert {pool.name: pool.share for pool in pools}["ct/volume"] == 5.0
     with pytest.raises(ConfigError) as refused:
-        build_pools(samples, {"ctt/volume": 5.0})
+        build_pools(samples, DataConfig(pools={"ctt/volume": 5.0}))
     assert refused.value.code == "pool-unknown"
 
 
-def test_a_share_for_a_level_splits_the_pool(dataset, smoke):
-    samples = train_samples(dataset, smoke())
-    name = next(p.name for p in build_pools(samples, {}) if p.name.endswith("/clip"))
-    levels = {s.texts[0].level for s in samples if s.kind == "clip"}
-    pools = {pool.name: pool for pool in build_pools(samples, {f"{name}/{min(levels)}": 2.0})}
-    assert {f"{name}/{level}" for level in levels} <= set(pools)
-    assert name not in pools
-    assert pools[f"{name}/{min(levels)}"].share == 2.0
-    assert sum(len(pool.members) for pool in pools.values()) == len(samples)
+@pytest.fixture
+def leveled(dataset, smoke) -> list[Sample]:
+    """Samples of the fixture, and a lecture of tasks, steps and a phase."""
+    clip = next(s for s in train_samples(dataset, smoke()) if s.kind == "clip")
+    levels: tuple[Level, ...] = ("task",) * 6 + ("step",) * 3 + ("phase",)
+    lecture = [
+        replace(clip, key=f"{i}", provenance="lecture", texts=(Text(level, "r", "Cut."),))
+        for i, level in enumerate(levels)
+    ]
+    return [*train_samples(dataset, smoke()), *lecture]
+
+
+def test_levels_divide_the_share_of_the_clips(leveled):
+    plain = {pool.name: pool for pool in build_pools(leveled, DataConfig())}
+    clips = plain.pop("lecture/clip")
+    shares: dict[Level, float] = {"task": 3.0, "step": 2.0, "phase": 1.0, "video": 9.0}
+    pools = {pool.name: pool for pool in build_pools(leveled, DataConfig(levels=shares))}
+    divided = {name: pools.pop(f"lecture/clip/{name}") for name in ("task", "step", "phase")}
+    assert pools == plain, "other sources, clips without such levels among them, stay"
+    assert {name: pool.share / clips.share for name, pool in divided.items()} == pytest.approx(
+        {"task": 3 / 6, "step": 2 / 6, "phase": 1 / 6}
+    )
+    assert {name: len(pool.members) for name, pool in divided.items()} == {
+        "task": 6, "step": 3, "phase": 1
+    }  # fmt: skip
+    for name, pool in divided.items():
+        assert {leveled[i].texts[0].level for i in pool.members} == {name}
+
+
+def test_a_level_without_share_is_refused(leveled):
+    with pytest.raises(ConfigError) as refused:
+        build_pools(leveled, DataConfig(levels={"task": 1.0, "step": 0.0}))
+    assert refused.value.code == "level-without-share"
+    assert "phase" in str(refused.value)
 
 
 def test_a_side_is_found_in_words_too():
