@@ -28,20 +28,19 @@ from downstream.metrics import auc, macro_f1, weighted_auc
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 1000
 REFERENCE = "medvlp"
-DATASETS = {"phantom": "phantom", "surgery": "phantom", "kermany": "kermany", "nih": "nih"}
 
 
-def write_table(out: Path, benches: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def write_table(out: Path, benches: Mapping[str, tuple[str, Sequence[str]]]) -> dict[str, Any]:
     """Write `table.md` and `table.json` of the runs that are there.
 
     Args:
         out: Folder of the benchmark.
-        benches: Recipes of each benchmark.
+        benches: Dataset and recipes of each benchmark.
     """
     table: dict[str, Any] = {}
     lines: list[str] = []
-    for bench, recipes in benches.items():
-        patients = _patients(out / "data" / DATASETS[bench])
+    for bench, (dataset, recipes) in benches.items():
+        patients = _patients(out / "data" / dataset)
         scores: dict[str, dict[str, Estimate]] = {}
         seeds: dict[str, int] = {}
         for recipe in recipes:

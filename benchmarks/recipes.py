@@ -52,12 +52,16 @@ class Bench:
 
 BENCHES = {
     "phantom": Bench("phantom", EVALS / "recipes_phantom.yaml", RADIOLOGY),
-    "surgery": Bench("phantom", EVALS / "recipes_surgery.yaml", SURGERY),
+    "surgery": Bench("lectures", EVALS / "recipes_surgery.yaml", SURGERY),
     "kermany": Bench("kermany", EVALS / "kermany.yaml", RADIOLOGY),
     "nih": Bench("nih", EVALS / "nih.yaml", RADIOLOGY),
 }
-PHANTOM = {"patients": 400, "lectures": 40, "seed": 7}
-"""No setting of any recipe was chosen on this hospital."""
+HOSPITALS = {
+    "phantom": {"patients": 400, "lectures": 40, "seed": 7},
+    "lectures": {"patients": 8, "lectures": 60, "seed": 8},
+}
+"""Settings for radiographs and volumes were chosen on other hospitals than the first, settings for
+lectures on the lectures of the first, which are not in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,9 @@ def main() -> None:
             started = [pool.submit(_execute, run, out, args.set) for run in todo]
             for number, future in enumerate(as_completed(started), start=1):
                 print(f"{number}/{len(todo)} {future.result()}", file=sys.stderr, flush=True)
-    table = write_table(out, {name: BENCHES[name].recipes for name in benches})
+    table = write_table(
+        out, {name: (BENCHES[name].dataset, BENCHES[name].recipes) for name in benches}
+    )
     print(json.dumps(table, indent=1))
 
 
@@ -131,9 +137,9 @@ def _prepare(dataset: str, out: Path, shared: Path) -> None:
     if (target / "dataset.json").is_file():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    if dataset == "phantom":
-        hospital = out / "data/hospital"
-        numbers = [part for key, value in PHANTOM.items() for part in (f"--{key}", str(value))]
+    if dataset in HOSPITALS:
+        hospital = out / f"data/hospital-{dataset}"
+        numbers = [f"--{key}={value}" for key, value in HOSPITALS[dataset].items()]
         _verb(["phantom", "--out", str(hospital), *numbers])
         _verb(["ingest", "--config", str(hospital / "ingest.yaml"), "--out", str(target)])
     else:
