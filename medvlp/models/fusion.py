@@ -167,13 +167,41 @@ class FusionEncoder(nn.Module):
             y = y + self.knowledge(knowledge, x, visual_mask)
         x, x_mask = _with_start(self.visual_start, x, visual_mask)
         y, y_mask = _with_start(self.word_start, y, word_mask)
-        seen: list[Tensor] = []
-        read: list[Tensor] = []
-        for layer in self.layers:
-            x, y = layer(x, x_mask, y, y_mask)
-            seen.append(x[:, 1:] * visual_mask[..., None])
-            read.append(y[:, 1:] * word_mask[..., None])
-        return FusionOutput(seen, read, self.visual_norm(x[:, 0]), self.word_norm(y[:, 0]))
+        seen = [x.new_zeros(x.shape) for _ in self.layers]
+        read = [y.new_zeros(y.shape) for _ in self.layers]
+        for rows, length in rows_by_length(x_mask):
+            x_part, y_part = x[rows, :length], y[rows]
+            x_there, y_there = x_mask[rows, :length], y_mask[rows]
+            for number, layer in enumerate(self.layers):
+                x_part, y_part = layer(x_part, x_there, y_part, y_there)
+                seen[number][rows, :length] = x_part
+                read[number][rows] = y_part
+        return FusionOutput(
+            [layer[:, 1:] * visual_mask[..., None] for layer in seen],
+            [layer[:, 1:] * word_mask[..., None] for layer in read],
+            self.visual_norm(seen[-1][:, 0]),
+            self.word_norm(read[-1][:, 0]),
+        )
+
+
+def rows_by_length(mask: Bool[Tensor, "k v"]) -> list[tuple[Int[Tensor, " n"], int]]:
+    """Rows of about the same length together, so that an image is not padded to a volume.
+
+    Args:
+        mask: What is there; the first position of every row is.
+
+    Returns:
+        Row numbers and the length of the longest of them, at most twice that of the shortest. Every
+        row is in one group; nothing beyond its group's length is there.
+    """
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    lengths = (mask * places).amax(1)
+    doublings = lengths.double().log2().floor().long()
+    groups = []
+    for doubling in doublings.unique().tolist():
+        rows = (doublings == doubling).nonzero()[:, 0]
+        groups.append((rows, int(lengths[rows].max())))
+    return groups
 
 
 def cell_code(cells: int, width: int) -> Float[Tensor, "cells width"]:

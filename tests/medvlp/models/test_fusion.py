@@ -11,7 +11,13 @@ from pydantic import ValidationError
 from torch.autograd import gradcheck
 
 from medvlp.models.config import FusionConfig
-from medvlp.models.fusion import FusionEncoder, cell_code, cells_per_side, gather_visual
+from medvlp.models.fusion import (
+    FusionEncoder,
+    cell_code,
+    cells_per_side,
+    gather_visual,
+    rows_by_length,
+)
 
 
 def random(*shape, seed=0):
@@ -70,6 +76,17 @@ def test_gather_equals_the_slow_loop(lengths, side, grid, seed):
 def test_patches_that_are_no_square_are_refused():
     with pytest.raises(ValueError, match="square"):
         cells_per_side(6, 3)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(0, 3))
+def test_rows_of_about_a_length_go_together(lengths, padding):
+    mask = masks(lengths, max(lengths) + padding)
+    groups = rows_by_length(mask)
+    assert sorted(row for rows, _ in groups for row in rows.tolist()) == list(range(len(lengths)))
+    for rows, longest in groups:
+        own = [lengths[row] for row in rows.tolist()]
+        assert max(own) == longest
+        assert longest < 2 * min(own)
 
 
 @torch.no_grad()
