@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
+
+from pydantic import ValidationError
 
 from medvlp.errors import CheckpointError
 from medvlp.files import write_json, write_text
@@ -78,6 +80,10 @@ class RunFolder:
             raise CheckpointError(
                 "the config of the run to resume cannot be read", code="run-changed"
             ) from error
+        # A setting younger than the run has its default there.
+        with suppress(KeyError, ValidationError):
+            config = PretrainConfig.model_validate(other["config"])
+            other["config"] = config.model_dump(mode="json")
         changed = sorted(_differences(_learning(other), _learning(own)))
         if changed:
             raise CheckpointError(

@@ -198,7 +198,7 @@ def rows_by_length(mask: Bool[Tensor, "k v"]) -> list[tuple[Int[Tensor, " n"], i
     lengths = (mask * places).amax(1)
     doublings = lengths.double().log2().floor().long()
     groups = []
-    for doubling in doublings.unique().tolist():
+    for doubling in sorted(set(doublings.tolist())):
         rows = (doublings == doubling).nonzero()[:, 0]
         groups.append((rows, int(lengths[rows].max())))
     return groups

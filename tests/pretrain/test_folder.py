@@ -39,6 +39,16 @@ def test_an_unfinished_run_goes_on_only_when_asked(tmp_path: Path, smoke):
     assert not run.claim(smoke(), "d", resume=True)
 
 
+def test_a_run_older_than_a_setting_goes_on_while_that_has_its_default(tmp_path, smoke):
+    run = begun(tmp_path, smoke())
+    tree = json.loads((run.path / "config.json").read_text())
+    del tree["config"]["data"]["caption_noise"]
+    run.write("config.json", tree)
+    error = refused(lambda: run.claim(smoke("data.caption_noise=0.3"), "d", resume=True))
+    assert error.code == "run-changed"
+    assert run.claim(smoke(), "d", resume=True)
+
+
 @pytest.mark.parametrize(
     ("overrides", "digest", "named"),
     [(["optim.lr=3e-4"], "d", "config.optim.lr"), ([], "e", "dataset")],
