@@ -24,6 +24,7 @@ from pretrain.config import OptimConfig, PretrainConfig
 from pretrain.features import PATCH_NEEDS
 
 _TEXT_SIDE = ("model.text.", "model.text_projection.", "model.word_projection.")
+"""Parameters that learn at the text tower's rate."""
 
 
 class PretrainModule(L.LightningModule):
@@ -174,9 +175,7 @@ def parameter_groups(module: PretrainModule, optim: OptimConfig) -> list[dict[st
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            text = name.startswith(
-                ("model.text.", "model.text_projection.", "model.word_projection.")
-            )
+            text = name.startswith(_TEXT_SIDE)
             groups.setdefault((text, parameter.ndim >= 2), []).append(parameter)
     return [
         {
