@@ -128,9 +128,7 @@ class Batch:
     claims: Int[Tensor, "m k"]
     stated: Int[Tensor, "b k"]
     text_role: Int[Tensor, " m"] | None = None
-    """Of each text, a `TextRole`."""
-    text_time: Float[Tensor, " m"] | None = None
-    """When it begins, seconds; nan where it has no time. Children come in order of time."""
+    """Of each text, a `TextRole`. Children come in order of time."""
     mentions: Int[Tensor, "mentions 5"] | None = None
     """Named concepts: text, first token, token after the last, concept (its slot is three times
     that), polarity (1 present, -1 absent, 0 uncertain)."""

@@ -63,6 +63,10 @@ class PretrainData(L.LightningDataModule):
         self._needs = objectives.needs
         self.samples = tuple(samples)
         self.bank = TextBank(samples, tokenizer)
+        if self.bank.cut:
+            log.warning("%d of %d texts are longer than %d tokens (model.text.max_tokens): "
+                        "their ends are not read",
+                        self.bank.cut, len(self.bank.texts), tokenizer.max_tokens)  # fmt: skip
         self.start = start
         data = config.data
         pools = build_pools(self.samples, data)
@@ -146,7 +150,6 @@ class PretrainData(L.LightningDataModule):
             claims=self.bank.claims[rows],
             stated=self.stated[chosen],
             text_role=torch.tensor([text.role for text in texts]),
-            text_time=torch.tensor([text.time_s for text in texts]),
             mentions=self.bank.mentions(rows) if "words" in self._needs else None,
             asked=self.questions.draw(chosen, rng),
             index=torch.tensor(chosen),

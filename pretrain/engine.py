@@ -181,6 +181,8 @@ def _finish(
         "loss": history.loss,
         "epochs": round(batches.sampler.epoch(trainer.global_step), 2),
         "samples": sum(len(pool.members) for pool in batches.sampler.pools),
+        "texts": len(batches.bank.texts),
+        "texts_cut": batches.bank.cut,
         "dataset": dataset.digest,
         "seed": config.trainer.seed,
         "shuffle_pairs": config.data.shuffle_pairs,

@@ -62,6 +62,8 @@ class TextBank:
                     rows.setdefault(text.text, len(rows))
         self.texts = tuple(rows)
         self.ids = [tokenizer.ids(text) for text in self.texts]
+        self.cut = sum(tokenizer.truncated(self.texts))
+        """Texts that do not fit into the text tower."""
         self.keys = torch.tensor([text_key(text) for text in self.texts], dtype=torch.long)
         findings = [extract_findings(text) for text in self.texts]
         claims = [self.slots.claims(found) for found in findings]

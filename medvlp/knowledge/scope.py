@@ -96,10 +96,6 @@ class Scope:
             return Judgement("uncertain", doubted)
         return Judgement("present", 1.0)
 
-    def clause_has_break(self, first: int, last: int) -> bool:
-        """Whether a clause ends between two token positions."""
-        return any(self._hard[first:last])
-
     def _reaches(self, hit: Hit, first: int) -> bool:
         """Whether a leading trigger reaches forward to a mention."""
         listing = "include" in hit.entry.phrase or "differential" in hit.entry.phrase

@@ -120,6 +120,12 @@ def test_mentions_lie_on_the_words_that_name_the_concept():
     assert "".join(named["pleural_effusion"][0]).replace("##", "").endswith("effusion")
 
 
+def test_texts_that_do_not_fit_are_counted():
+    samples = [sample("a", ("document", "No nodule. " * 40), ("sentence", "No nodule."))]
+    tokenizer = build_tokenizer(TextTowerConfig(max_tokens=16), samples)
+    assert TextBank(samples, tokenizer).cut == 1
+
+
 def test_the_vocabulary_knows_concepts_that_no_text_names():
     tokenizer = build_tokenizer(TextTowerConfig(), SAMPLES)
     assert len(tokenizer.pieces("pneumothorax")) <= 5

@@ -24,7 +24,7 @@ def make_scene():
         claims: Of each text, one value a slot.
         target: [b][m].
         texts: How many texts each sample owns; by default all belong to the last.
-        roles, times: Of each text.
+        roles: Of each text.
         stated: Of each sample, one value a slot; by default nothing is known.
         mentions: Rows (text, first, last, concept, polarity).
         length: Tokens of each text.
@@ -33,7 +33,7 @@ def make_scene():
     """
 
     def make(
-        lengths, claims, target, *, patches=3, dim=4, seed=0, texts=None, roles=None, times=None,
+        lengths, claims, target, *, patches=3, dim=4, seed=0, texts=None, roles=None,
         stated=None, mentions=None, length=5, asked=None, relations=None, slots=None,
     ) -> Scene:  # fmt: skip
         b, m, n = len(lengths), len(claims), sum(lengths)
@@ -53,9 +53,6 @@ def make_scene():
             if stated is None
             else torch.tensor(stated, dtype=torch.int8),
             text_role=torch.zeros(m, dtype=torch.long) if roles is None else torch.tensor(roles),
-            text_time=torch.full((m,), float("nan"))
-            if times is None
-            else torch.tensor(times, dtype=torch.float32),
             mentions=None
             if mentions is None
             else torch.tensor(mentions, dtype=torch.long).reshape(-1, 5),

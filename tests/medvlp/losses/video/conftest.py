@@ -96,7 +96,6 @@ def reorder():
                         "claims",
                         "text_key",
                         "text_role",
-                        "text_time",
                     )
                 },
             ),
