@@ -83,8 +83,8 @@ class History(L.Callback):
                 next_step="lower optim.lr, or raise min_temperature of the objectives",
             )  # fmt: skip
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
-        scales = module.objectives.scales()
-        line = {"step": step, **losses, **scales, "lr": lr, "seconds": round(self.seconds, 2)}
+        figures = module.objectives.figures()
+        line = {"step": step, **losses, **figures, "lr": lr, "seconds": round(self.seconds, 2)}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
         if trainer.logger is not None:

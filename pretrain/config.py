@@ -17,6 +17,7 @@ from pydantic import (
 from medvlp.config import Config
 from medvlp.losses.config import LossConfig, objective_name
 from medvlp.losses.contrast.config import InfoNCEConfig
+from medvlp.losses.doubt_config import DoubtConfig
 from medvlp.models.config import ModelConfig
 from medvlp.types import Level
 
@@ -127,12 +128,18 @@ class TrainerConfig(Config):
     checkpoint_every: PositiveInt = 100
 
 
+_LOGGED = {"loss", "step", "lr", "seconds", "doubted"}
+"""Keys of a line of the history that no objective may have for a name."""
+
+
 class PretrainConfig(Config):
     """One pretraining run."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     objectives: tuple[LossConfig, ...] = (InfoNCEConfig(),)
+    doubt: DoubtConfig | None = None
+    """Leave out pairs that are probably wrong, in all objectives that contrast; None: trust all."""
     optim: OptimConfig = OptimConfig()
     trainer: TrainerConfig = TrainerConfig()
 
@@ -141,6 +148,6 @@ class PretrainConfig(Config):
         names = [objective_name(config) for config in self.objectives]
         if not names:
             raise ValueError("objectives must name at least one")
-        if len(set(names)) != len(names) or {"loss", "step", "lr", "seconds"} & set(names):
+        if len(set(names)) != len(names) or _LOGGED & set(names):
             raise ValueError("objectives of the same kind need different, free names")
         return self

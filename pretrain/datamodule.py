@@ -59,7 +59,7 @@ class PretrainData(L.LightningDataModule):
         super().__init__()
         self.config = config
         if objectives is None:
-            objectives = Objectives(config.objectives, config.model, tokenizer)
+            objectives = Objectives(config.objectives, config.model, tokenizer, config.doubt)
         self._needs = objectives.needs
         self.samples = tuple(samples)
         self.bank = TextBank(samples, tokenizer)

@@ -113,7 +113,7 @@ def _without_denormals() -> Iterator[None]:
 def _build(config: PretrainConfig, tokenizer: TextTokenizer) -> PretrainModule:
     torch.manual_seed(config.trainer.seed)
     model = VLP(config.model, len(tokenizer))
-    objectives = Objectives(config.objectives, config.model, tokenizer)
+    objectives = Objectives(config.objectives, config.model, tokenizer, config.doubt)
     return PretrainModule(model, config, objectives)
 
 

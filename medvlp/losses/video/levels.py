@@ -55,7 +55,7 @@ def together_target(batch: Batch, target: Int8[Tensor, "b m"]) -> Int8[Tensor, "
     unknown of the rest (three-valued logic after Kleene 1952). Rules for visual i and sample k,
     the first that applies: i = k: 1. i and k have an identical lead text: 1. A child of k does not
     hold for i: 0. All hold: 1. Otherwise nobody knows: -1. Where k has no child there is nothing
-    to hold: -1.
+    to hold: -1. A visual whose own lead text is unknown (`Doubt`) has no positive: -1 instead of 1.
 
     Args:
         batch: With roles.
@@ -74,6 +74,9 @@ def together_target(batch: Batch, target: Int8[Tensor, "b m"]) -> Int8[Tensor, "
     result[false > 0] = 0
     result[same_lead(batch.text_key[lead], owner[lead], b)] = 1
     result[:, size == 0] = -1
+    # Where a visual's own text is doubted, what its like says of it is doubted too.
+    doubted = owner[lead][target[owner[lead], lead] == -1]
+    result[doubted] = result[doubted].masked_fill(result[doubted] == 1, -1)
     return result
 
 

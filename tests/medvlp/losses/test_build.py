@@ -94,5 +94,5 @@ def test_scales_are_bounded_after_a_step_and_logged():
     with torch.no_grad():
         objectives.parts["infonce"].scale.log_scale.fill_(9.0)
     objectives.after_step()
-    assert objectives.scales()["infonce_scale"] == pytest.approx(20, rel=1e-4)
-    assert objectives.scales()["patch_text_scale"] == pytest.approx(2, rel=1e-4)
+    assert objectives.figures()["infonce_scale"] == pytest.approx(20, rel=1e-4)
+    assert objectives.figures()["patch_text_scale"] == pytest.approx(2, rel=1e-4)

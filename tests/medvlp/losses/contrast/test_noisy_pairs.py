@@ -13,10 +13,9 @@ from medvlp.errors import ConfigError
 from medvlp.losses.contrast.infonce import multi_positive_nce, symmetric_nce
 from medvlp.losses.contrast.noisy_pairs import (
     NoisyPairs,
-    noise_probability,
-    sample_losses,
     smoothed_nce,
 )
+from medvlp.losses.pair_noise import noise_probability, sample_losses
 
 
 def naive(logits, target, noise) -> float:
@@ -168,19 +167,19 @@ def test_corrupted_pairs_get_a_higher_probability_of_noise(narrated):
     objective = NoisyPairs(refit_every=3, capacity=30).double()
     bad = {1, 4, 8, 9, 13, 17}
     run(objective, narrated, bad, 2)
-    assert objective.noise.abs().max() == 0
+    assert objective.pairs.noise.abs().max() == 0
     run(objective, narrated, bad, 1)
-    noise = objective.noise
+    noise = objective.pairs.noise
     assert min(float(noise[i]) for i in bad) > 0.9
     assert max(float(noise[i]) for i in range(20) if i not in bad) < 0.1
     assert noise[20:].abs().max() == 0
-    assert objective.last_loss[20:].isnan().all()
+    assert objective.pairs.losses[20:].isnan().all()
 
 
 def test_smoothing_is_strength_times_noise_for_rows_and_texts(narrated):
     scene = narrated([0.5, 0.7, 0.2], [0.3, None, 0.4])
     objective = NoisyPairs(temperature=0.1, strength=0.5, capacity=3).double().eval()
-    objective.noise.copy_(torch.tensor([0.2, 0.0, 1.0]))
+    objective.pairs.noise.copy_(torch.tensor([0.2, 0.0, 1.0]))
     logits = 10 * scene.embeddings.visual @ scene.embeddings.text.T
     rows = torch.tensor([0.1, 0.0, 0.5], dtype=torch.float64)
     there = naive(logits, scene.target, rows)
@@ -199,14 +198,14 @@ def test_a_resumed_run_goes_on_exactly(narrated):
     run(resumed, narrated, bad, 3)
     for name, value in straight.state_dict().items():
         assert torch.equal(value.nan_to_num(), resumed.state_dict()[name].nan_to_num()), name
-    assert straight.noise.max() > 0.9
+    assert straight.pairs.noise.max() > 0.9
 
 
 def test_outside_of_training_nothing_is_kept(narrated):
     objective = NoisyPairs(capacity=10).double().eval()
     objective(narrated([0.5, 0.7]))
-    assert objective.last_loss.isnan().all()
-    assert int(objective.steps) == 0
+    assert objective.pairs.losses.isnan().all()
+    assert int(objective.pairs.steps) == 0
 
 
 def test_more_samples_than_places_are_refused(narrated):
@@ -231,4 +230,4 @@ def test_before_the_first_fit_it_is_infonce(narrated):
 def test_a_batch_of_one_is_zero(narrated):
     objective = NoisyPairs(capacity=5).double()
     assert objective(narrated([0.5])).item() == 0
-    assert objective.last_loss.isnan().all()
+    assert objective.pairs.losses.isnan().all()
