@@ -25,7 +25,7 @@ from pretrain.callbacks import Checkpoints, History
 from pretrain.config import PretrainConfig, TrainerConfig
 from pretrain.datamodule import PretrainData
 from pretrain.features import tower_features
-from pretrain.folder import SUMMARY, RunFolder
+from pretrain.folder import DOUBTED, SUMMARY, RunFolder
 from pretrain.module import PretrainModule
 from pretrain.samples import require_samples, train_samples
 from pretrain.texts import build_tokenizer
@@ -193,6 +193,13 @@ def _finish(
     }
     if logger is not None:
         logger.finalize("success")
+    doubt = module.objectives.doubt
+    if doubt is not None:
+        noise = doubt.pairs.noise[: len(batches.samples)].tolist()
+        named = zip(batches.samples, noise, doubt.doubted.tolist(), strict=False)
+        doubted = {sample.key: round(p, 4) for sample, p, doubtful in named if doubtful}
+        summary["doubted"] = len(doubted)
+        folder.write(DOUBTED, doubted)
     folder.write(SUMMARY, summary)
     return summary
 

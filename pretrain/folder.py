@@ -17,6 +17,8 @@ from pretrain.config import PretrainConfig
 
 CONFIG, HISTORY, SUMMARY, RESUME = "config.json", "history.jsonl", "run.json", "resume"
 FEATURES = "features"
+DOUBTED = "doubted.json"
+"""Keys of the train samples whose pairs were left out in the end, with the probability of noise."""
 _FREE_KEYS = ("max_seconds", "threads", "log_every", "checkpoint_every")
 """Trainer keys that do not change what is learned."""
 _FREE_DATA_KEYS = ("cache_mb", "features_folder")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
 from medvlp.losses.doubt_config import DoubtConfig
 from medvlp.losses.objective import Scene, text_owner
 from medvlp.losses.pair_noise import PairNoise, sample_losses
+from medvlp.types import KINDS
 
 
 class Doubt(nn.Module):
@@ -30,6 +32,9 @@ class Doubt(nn.Module):
         super().__init__()
         self.config = config
         self.pairs = PairNoise(config.capacity, config.refit_every, config.momentum)
+        self._kinds: Tensor
+        kinds = torch.tensor([KINDS.index(kind) for kind in config.kinds])
+        self.register_buffer("_kinds", kinds, persistent=False)
 
     def forward(self, scene: Scene) -> Scene:
         """The scene without what is doubted; in training its samples' losses are kept.
@@ -38,12 +43,13 @@ class Doubt(nn.Module):
             ConfigError: `pair-noise-capacity`, `pair-noise-index`.
         """
         index = self.pairs.index(scene.batch)
+        judged = torch.isin(scene.batch.kind, self._kinds)
         doubted = self.doubted[index]
         if self.training:
             owner = text_owner(scene.batch.text_offsets)
             cosines = scene.embeddings.visual.detach() @ scene.embeddings.text.detach().T
             losses = sample_losses(cosines / self.config.temperature, scene.target, owner)
-            self.pairs.record(index, losses)
+            self.pairs.record(index, losses.masked_fill(~judged, float("nan")))
         hidden = doubted[:, None] & (scene.target == 1)
         return replace(scene, target=scene.target.masked_fill(hidden, -1))
 
@@ -53,6 +59,6 @@ class Doubt(nn.Module):
         return self.pairs.noise > self.config.threshold
 
     def share(self) -> float:
-        """Of the samples seen so far, how many are doubted."""
+        """Of the samples judged so far, how many are doubted."""
         seen = ~self.pairs.losses.isnan()
         return float(self.doubted[seen].float().mean()) if bool(seen.any()) else 0.0

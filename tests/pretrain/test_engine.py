@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data_connectors.dataset.store import Dataset
 from medvlp.errors import CheckpointError, ConfigError, MedvlpError
 from medvlp.models.checkpoint import load_encoder
 from pretrain.engine import precision, pretrain
@@ -232,3 +233,16 @@ def test_a_model_learns_the_square_from_the_texts(dataset_path, dataset, smoke, 
 def test_training_gives_the_processor_s_denormals_back(dataset_path, smoke, tmp_path):
     pretrain(smoke("trainer.max_steps=1"), dataset_path, tmp_path / "d")
     assert torch.tensor([1e-310], dtype=torch.float64).mul(1.0).item() != 0
+
+
+def test_doubted_pairs_are_named_and_counted(dataset_path, smoke, tmp_path):
+    config = smoke("doubt.refit_every=2", "doubt.kinds=[image,volume,clip]")
+    summary = pretrain(config, dataset_path, tmp_path / "run")
+    doubted = json.loads((tmp_path / "run/doubted.json").read_text())
+    samples = {sample.key for sample in Dataset.open(dataset_path).select(split="train")}
+    assert set(doubted) <= samples
+    assert summary["doubted"] == len(doubted)
+    assert all(p > 0.5 for p in doubted.values())
+    shares = [line["doubted"] for line in read_history(tmp_path / "run")]
+    assert shares[0] == 0
+    assert shares[-1] == pytest.approx(len(doubted) / len(samples))

@@ -14,8 +14,10 @@ from medvlp.losses.doubt_config import DoubtConfig
 from medvlp.losses.objectives import Objectives
 from medvlp.losses.video.config import HierarchyConfig, MilNCEConfig
 from medvlp.models.config import ModelConfig
+from medvlp.types import KINDS
 
 B, BAD = 20, frozenset({1, 4, 8, 9, 13, 17})
+CLIP = KINDS.index("clip")
 LEAD, CHILD = int(TextRole.LEAD), int(TextRole.CHILD)
 
 
@@ -37,7 +39,9 @@ def lecture(make_scene):
         text = visual[giver].repeat_interleave(2, 0)
         embeddings = replace(scene.embeddings, visual=visual, text=text)
         return replace(
-            scene, embeddings=embeddings, batch=replace(scene.batch, index=torch.arange(B))
+            scene,
+            embeddings=embeddings,
+            batch=replace(scene.batch, index=torch.arange(B), kind=torch.full((B,), CLIP)),
         )
 
     return make
@@ -57,6 +61,19 @@ def test_wrong_pairs_become_unknown_after_the_first_judgement_and_no_others(lect
     assert torch.equal(judged == 0, scene.target == 0)
     assert module.share() == pytest.approx(len(BAD) / B)
     assert not module.doubted[B:].any()
+
+
+def test_only_the_kinds_named_are_judged(lecture):
+    """A report that is hard to learn may be that of a rare disease."""
+    module, scene = doubt(), lecture()
+    kinds = scene.batch.kind.clone()
+    kinds[4] = KINDS.index("image")
+    scene = replace(scene, batch=replace(scene.batch, kind=kinds))
+    for _ in range(3):
+        judged = module(scene).target
+    assert judged[4, 8:10].tolist() == [1, 1]
+    assert judged[1, 2:4].tolist() == [-1, -1]
+    assert module.pairs.losses[4].isnan()
 
 
 def test_a_pair_that_is_learnt_later_is_taken_back(lecture):
