@@ -29,6 +29,8 @@ class TextRole(IntEnum):
     """A text one or more levels below the clip's own, spoken or written within it."""
     HEARD = 4
     """What another recogniser heard at the time of the lead."""
+    PARENT = 5
+    """The text of the step or phase that a clip lies in."""
 
 
 class QuestionRole(IntEnum):
@@ -129,6 +131,8 @@ class Batch:
     stated: Int[Tensor, "b k"]
     text_role: Int[Tensor, " m"] | None = None
     """Of each text, a `TextRole`. Children come in order of time."""
+    text_index: Int[Tensor, " m"] | None = None
+    """Number of the training sample whose text it is; of a PARENT text the parent's."""
     mentions: Int[Tensor, "mentions 5"] | None = None
     """Named concepts: text, first token, token after the last, concept (its slot is three times
     that), polarity (1 present, -1 absent, 0 uncertain)."""

@@ -52,6 +52,9 @@ class DataConfig(Config):
     lead_texts: bool = False
     """Of a clip, always its own text first, then others in order of time: for objectives over
     several recognisers or levels."""
+    parent_texts: bool = False
+    """With `lead_texts`: also what the step and the phase are called that a clip lies in, because
+    that holds for every part of them. The text of a whole video does not."""
     facet_drop: float = Field(default=0.3, ge=0, lt=1)
     """Probability that a described aspect of a concept is left out of a step."""
     caption_noise: float = Field(default=0.0, ge=0, le=1)

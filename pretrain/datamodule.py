@@ -132,8 +132,9 @@ class PretrainData(L.LightningDataModule):
             if features is not None:
                 seen.append(features)
             drawn = self.bank.draw(
-                i, data.texts_per_sample, data.document_share, rng, lead=data.lead_texts
-            )
+                i, data.texts_per_sample, data.document_share, rng,
+                lead=data.lead_texts, parents=data.parent_texts,
+            )  # fmt: skip
             texts += drawn
             counts.append(len(drawn))
         rows = [text.row for text in texts]
@@ -150,6 +151,7 @@ class PretrainData(L.LightningDataModule):
             claims=self.bank.claims[rows],
             stated=self.stated[chosen],
             text_role=torch.tensor([text.role for text in texts]),
+            text_index=torch.tensor([text.sample for text in texts]),
             mentions=self.bank.mentions(rows) if "words" in self._needs else None,
             asked=self.questions.draw(chosen, rng),
             index=torch.tensor(chosen),

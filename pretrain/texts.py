@@ -22,6 +22,8 @@ from medvlp.models.tokens import TextTokenizer, train_wordpiece
 from medvlp.types import Finding, Sample, Text
 
 DOCUMENT_LEVELS = frozenset({"document", "findings", "impression"})
+PART_LEVELS = frozenset({"step", "phase"})
+"""Levels whose text holds for every part of their clip."""
 _POLARITY = {"present": 1, "absent": -1, "uncertain": 0}
 
 
@@ -32,6 +34,8 @@ class Drawn(NamedTuple):
     role: TextRole
     time_s: float
     """When it begins; nan where it has no time."""
+    sample: int
+    """Number of the sample whose text it is: another one's where the role is PARENT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,12 @@ class TextBank:
         self._mentions = [
             self._spans(text, found) for text, found in zip(self.texts, findings, strict=True)
         ]
-        children = _children(samples)
+        children, number = _children(samples), {s.key: i for i, s in enumerate(samples)}
         self.choices = tuple(
-            _choice(sample, children.get(sample.key, ()), rows) for sample in samples
+            _choice(i, sample, children.get(sample.key, ()), rows)
+            for i, sample in enumerate(samples)
         )
+        self.parents = tuple(_parents(sample, samples, number, rows) for sample in samples)
 
     def draw(
         self,
@@ -84,6 +90,7 @@ class TextBank:
         rng: np.random.Generator,
         *,
         lead: bool = False,
+        parents: bool = False,
     ) -> list[Drawn]:
         """Up to `count` distinct texts of one sample.
 
@@ -96,12 +103,15 @@ class TextBank:
             document_share: How often a long text is drawn where there are short ones too.
             rng: Decides which.
             lead: A clip's own text always comes, and first; then others in order of time.
+            parents: After a clip's own text, those of the step and phase it lies in.
         """
         choice = self.choices[sample]
         if lead and choice.short and choice.short[0].role == TextRole.LEAD:
             first, *others = choice.short
-            kept = [others[i] for i in rng.permutation(len(others))[: count - 1]]
-            return [first, *sorted(kept, key=lambda text: (text.role, text.time_s))]
+            above = [p for p in self.parents[sample] if p.row != first.row] if parents else []
+            above = above[: count - 1]
+            kept = [others[i] for i in rng.permutation(len(others))[: count - 1 - len(above)]]
+            return [first, *above, *sorted(kept, key=lambda text: (text.role, text.time_s))]
         short = [choice.short[i] for i in rng.permutation(len(choice.short))[:count]]
         room = count - len(short)
         if choice.long and (room or rng.random() < document_share):
@@ -135,18 +145,35 @@ def _children(samples: Sequence[Sample]) -> dict[str, list[Text]]:
     return {key: sorted(texts, key=_time) for key, texts in children.items()}
 
 
-def _choice(sample: Sample, children: Sequence[Text], rows: Mapping[str, int]) -> Choice:
+def _parents(
+    sample: Sample, samples: Sequence[Sample], number: Mapping[str, int], rows: Mapping[str, int]
+) -> tuple[Drawn, ...]:
+    """The own texts of the step and phase that a clip lies in, the nearest first, each once."""
+    found: dict[int, Drawn] = {}
+    while sample.kind == "clip" and sample.parent is not None and sample.parent in number:
+        at = number[sample.parent]
+        sample = samples[at]
+        text = sample.texts[0]
+        if text.level in PART_LEVELS and text.text in rows:
+            row = rows[text.text]
+            found.setdefault(row, Drawn(row, TextRole.PARENT, _time(text), at))
+    return tuple(found.values())
+
+
+def _choice(
+    number: int, sample: Sample, children: Sequence[Text], rows: Mapping[str, int]
+) -> Choice:
     texts = [text for text in sample.texts if text.text in rows]
     if sample.kind == "clip" and texts:
-        return Choice(_clip_texts(texts, children, rows), ())
+        return Choice(_clip_texts(number, texts, children, rows), ())
     short: dict[int, Drawn] = {}
     long: dict[int, Drawn] = {}
     for text in texts:
         row = rows[text.text]
         if text.level in DOCUMENT_LEVELS:
-            long[row] = Drawn(row, TextRole.DOCUMENT, _time(text))
+            long[row] = Drawn(row, TextRole.DOCUMENT, _time(text), number)
         else:
-            short[row] = Drawn(row, TextRole.PLAIN, _time(text))
+            short[row] = Drawn(row, TextRole.PLAIN, _time(text), number)
     # A section of one sentence is that sentence.
     return Choice(
         tuple(short.values()), tuple(one for row, one in long.items() if row not in short)
@@ -154,20 +181,20 @@ def _choice(sample: Sample, children: Sequence[Text], rows: Mapping[str, int]) -
 
 
 def _clip_texts(
-    texts: Sequence[Text], children: Sequence[Text], rows: Mapping[str, int]
+    number: int, texts: Sequence[Text], children: Sequence[Text], rows: Mapping[str, int]
 ) -> tuple[Drawn, ...]:
     """A clip's own text, then what else was said or written of it, each text once."""
     lead = texts[0]
-    drawn = {rows[lead.text]: Drawn(rows[lead.text], TextRole.LEAD, _time(lead))}
+    drawn = {rows[lead.text]: Drawn(rows[lead.text], TextRole.LEAD, _time(lead), number)}
     for text in texts[1:]:
         heard = text.level == lead.level and text.source != lead.source
         role = TextRole.HEARD if heard else TextRole.CHILD
-        drawn.setdefault(rows[text.text], Drawn(rows[text.text], role, _time(text)))
+        drawn.setdefault(rows[text.text], Drawn(rows[text.text], role, _time(text), number))
     if not any(one.role == TextRole.CHILD for one in drawn.values()):
         for text in children:
             if text.text in rows:
                 row = rows[text.text]
-                drawn.setdefault(row, Drawn(row, TextRole.CHILD, _time(text)))
+                drawn.setdefault(row, Drawn(row, TextRole.CHILD, _time(text), number))
     return tuple(drawn.values())
 
 

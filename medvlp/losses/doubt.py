@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from medvlp.losses.doubt_config import DoubtConfig
@@ -21,8 +21,9 @@ class Doubt(nn.Module):
     wrong pairs have the larger loss. NEVLP and Norton soften the targets of their own loss by that.
     Here every positive of a doubted visual becomes unknown (-1): no contrast learns from it, none
     takes it for a negative, and one setting serves all objectives at once. The sample's loss is
-    still watched, so that it can be taken back. Other visuals keep the text where it holds for
-    them, and as a negative where it does not.
+    still watched, so that it can be taken back. The text of a step or phase that a clip lies in is
+    doubted where the step's or phase's own pair is. Other visuals keep a doubted text where it
+    holds for them, and as a negative where it does not.
 
     Args:
         config: How it is judged.
@@ -42,16 +43,30 @@ class Doubt(nn.Module):
         Raises:
             ConfigError: `pair-noise-capacity`, `pair-noise-index`.
         """
-        index = self.pairs.index(scene.batch)
-        judged = torch.isin(scene.batch.kind, self._kinds)
-        doubted = self.doubted[index]
+        batch = scene.batch
+        index, owner = self.pairs.index(batch), text_owner(batch.text_offsets)
+        source = index[owner] if batch.text_index is None else batch.text_index
+        doubted = self.doubted[source]
         if self.training:
-            owner = text_owner(scene.batch.text_offsets)
-            cosines = scene.embeddings.visual.detach() @ scene.embeddings.text.detach().T
-            losses = sample_losses(cosines / self.config.temperature, scene.target, owner)
-            self.pairs.record(index, losses.masked_fill(~judged, float("nan")))
-        hidden = doubted[:, None] & (scene.target == 1)
-        return replace(scene, target=scene.target.masked_fill(hidden, -1))
+            judged = torch.isin(batch.kind, self._kinds)
+            own = judged[owner] & (source == index[owner])
+            losses = self._losses(scene, owner, own).masked_fill(~judged, float("nan"))
+            self.pairs.record(index, losses)
+        mine = owner == torch.arange(len(index), device=owner.device)[:, None]
+        # A doubted text is doubted wherever it stands in the batch.
+        same = batch.text_key[:, None] == batch.text_key
+        hidden = (mine & doubted).float() @ same.float() > 0
+        target = scene.target.masked_fill(hidden & (scene.target == 1), -1)
+        return replace(scene, target=target)
+
+    @torch.no_grad()
+    def _losses(
+        self, scene: Scene, owner: Int[Tensor, " m"], own: Bool[Tensor, " m"]
+    ) -> Float[Tensor, " b"]:
+        """Of every visual against its own texts, as far as they are judged."""
+        text = scene.embeddings.text[own]
+        logits = scene.embeddings.visual @ text.T / self.config.temperature
+        return sample_losses(logits, scene.target[:, own], owner[own])
 
     @property
     def doubted(self) -> Bool[Tensor, " capacity"]:

@@ -48,6 +48,7 @@ def test_a_batch_holds_what_its_samples_hold(build, dataset):
         rows = range(int(batch.text_offsets[i]), int(batch.text_offsets[i + 1]))
         own = {data.bank.keys[data.bank.texts.index(text.text)].item() for text in sample.texts}
         assert {batch.text_key[row].item() for row in rows} <= own
+        assert {batch.text_index[row].item() for row in rows} == {batch.index[i].item()}
         nodule = batch.stated[i][data.bank.slots.slot("nodule")]
         assert nodule == (1 if "nodule" in sample.labels else -1)
     assert batch.frames.dtype == torch.uint8

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -103,6 +105,52 @@ def test_a_clip_leads_with_its_own_text_and_the_others_follow_in_time():
         ("The hook opens the peritoneum.", TextRole.LEAD), ("hook opens", TextRole.HEARD)
     ]  # fmt: skip
     assert all(said(2, 1) == [("The hook opens the peritoneum.", TextRole.LEAD)] for _ in range(9))
+
+
+def nested() -> list[Sample]:
+    """A task in a step in a phase in a video; another task of the phase itself."""
+
+    def clip(key: str, level: str, parent: str | None) -> Sample:
+        return Sample(
+            key, "v", "v", "train", "clip", "", parent=parent,
+            texts=(Text(level, "r", f"This is {key}."),),  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    return [
+        clip("video", "video", None), clip("phase", "phase", "video"),
+        clip("step", "step", "phase"), clip("task", "task", "step"),
+        clip("other", "task", "phase"), clip("lost", "task", "gone"),
+    ]  # fmt: skip
+
+
+def test_what_step_and_phase_are_called_holds_for_their_parts():
+    samples = nested()
+    bank = TextBank(samples, build_tokenizer(TextTowerConfig(), samples))
+    rng = np.random.default_rng(0)
+
+    def above(number: int, count: int = 5, *, parents: bool = True) -> list[str]:
+        drawn = bank.draw(number, count, 0.0, rng, lead=True, parents=parents)
+        assert drawn[0].role == TextRole.LEAD
+        assert drawn[0].sample == number
+        found = [one for one in drawn if one.role == TextRole.PARENT]
+        assert all(bank.texts[one.row] == f"This is {samples[one.sample].key}." for one in found)
+        return [samples[one.sample].key for one in found]
+
+    assert above(3) == ["step", "phase"]
+    assert above(4) == ["phase"]
+    assert above(2) == ["phase"]
+    assert above(1) == above(0) == above(5) == []
+    assert above(3, 2) == ["step"]
+    assert above(3, 1) == []
+    assert above(3, parents=False) == []
+
+
+def test_a_text_that_the_clip_has_itself_is_not_its_parents_too():
+    samples = nested()
+    samples[2] = replace(samples[2], texts=(replace(samples[1].texts[0], level="step"),))
+    bank = TextBank(samples, build_tokenizer(TextTowerConfig(), samples))
+    drawn = bank.draw(2, 5, 0.0, np.random.default_rng(0), lead=True, parents=True)
+    assert [one.role for one in drawn if one.row == drawn[0].row] == [TextRole.LEAD]
 
 
 def test_mentions_lie_on_the_words_that_name_the_concept():

@@ -76,6 +76,25 @@ def test_only_the_kinds_named_are_judged(lecture):
     assert module.pairs.losses[4].isnan()
 
 
+def test_a_parents_text_is_doubted_with_its_own_clip_and_does_not_accuse_the_child(lecture):
+    module, scene = doubt(), lecture()
+    # The second text of clip 0 is that of clip 4, which is wrong; of clip 2 that of clip 3.
+    source = torch.arange(B).repeat_interleave(2)
+    text, keys = scene.embeddings.text.clone(), scene.batch.text_key.clone()
+    for child, parent in ((0, 4), (2, 3)):
+        source[2 * child + 1] = parent
+        text[2 * child + 1] = text[2 * parent]
+        keys[2 * child + 1] = keys[2 * parent]
+    batch = replace(scene.batch, text_index=source, text_key=keys)
+    scene = replace(scene, batch=batch, embeddings=replace(scene.embeddings, text=text))
+    for _ in range(3):
+        judged = module(scene).target
+    assert set(module.doubted.nonzero()[:, 0].tolist()) == BAD
+    assert judged[0, :2].tolist() == [1, -1]
+    assert judged[2, 4:6].tolist() == [1, 1]
+    assert judged[4, 8:10].tolist() == [-1, -1]
+
+
 def test_a_pair_that_is_learnt_later_is_taken_back(lecture):
     module = doubt(momentum=0.0)
     for _ in range(3):
