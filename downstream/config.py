@@ -70,10 +70,11 @@ class ZeroShotTask(Config):
     contrast: Literal["negative", "normal", "none"] = "negative"
     """Multi-label: what is subtracted from the similarity to the claim: that to the denial, that
     to the prompts of `normal` (for models whose texts never deny), or nothing."""
-    evidence: NonNegativeFloat | None = None
+    evidence: NonNegativeFloat | Literal["chosen"] | None = None
     """Weight of the evidence in the patches for the claim, less that for what it is contrasted
-    with, beside the vector's score; None: as the model is to be asked (`model.answers`), and for
-    exclusive classes none where the vector was trained."""
+    with, beside the vector's score; `chosen`: of 0 to 3, on the validation split; None: as the
+    model is to be asked (`model.answers`), and for exclusive classes none where the vector was
+    trained."""
     truth: Literal["auto", "labels", "findings"] = "auto"
     """Gold labels, or findings extracted from the texts; auto: gold labels where there are any."""
     unmentioned: Literal["absent", "ignore"] = "absent"

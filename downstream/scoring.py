@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +21,15 @@ _UNIT_WORDS = {"sample": "", "study": ", mean over the samples of a study"}
 
 
 def weights(
-    asked: float | None, answers: AnswerConfig, *, exclusive: bool = False
+    asked: float | Literal["chosen"] | None, answers: AnswerConfig, *, exclusive: bool = False
 ) -> tuple[float, float]:
     """Weights of the vector's score and of the evidence: the task's, or as the model is asked.
 
     Exclusive classes are told apart by the vector alone, if it was trained and the task does not
     say otherwise: evidence says that something is there, not that it is rather this than that.
     """
+    if asked == "chosen":
+        raise ValueError("the weight of the evidence has not been chosen yet")
     if asked is None:
         asked = 0.0 if exclusive and answers.vector else answers.evidence
     return answers.vector, asked

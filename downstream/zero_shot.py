@@ -10,6 +10,7 @@ import numpy.typing as npt
 from downstream import metrics
 from downstream.bootstrap import resample
 from downstream.config import ZeroShotTask
+from downstream.evidence_weight import with_chosen_weight
 from downstream.outcome import Context, Outcome, Result, SkipTask
 from downstream.prompting import label_prompts
 from downstream.scoring import probabilities, score_labels
@@ -64,6 +65,7 @@ def run_zero_shot(task: ZeroShotTask, context: Context) -> Outcome:
         SkipTask: No sample, or no label with both classes.
     """
     truth, notes = _truth(task, context)
+    task, chosen = with_chosen_weight(task, context, truth, _truth)
     prompts = label_prompts(task.prompts, truth.labels, exclusive=task.mode == "multiclass")
     patients = [sample.patient for sample in truth.samples]
     scored = Scored(
@@ -112,7 +114,7 @@ def run_zero_shot(task: ZeroShotTask, context: Context) -> Outcome:
         predictions=prediction_rows(scored, probability),
         headline=_headline(macros, accuracy),
         view=view,
-        notes=notes,
+        notes=[*notes, *chosen],
     )
 
 
