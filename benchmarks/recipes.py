@@ -18,8 +18,8 @@ import multiprocessing
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,12 @@ def main() -> None:
             _prepare(dataset, out, args.shared)
         todo = [run for run in _plan(benches, args) if not _done(run, out)]
         print(f"{len(todo)} runs to do", file=sys.stderr)
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(args.jobs, mp_context=context, max_tasks_per_child=8) as pool:
-            started = [pool.submit(_execute, run, out, args.set) for run in todo]
-            for number, future in enumerate(as_completed(started), start=1):
-                print(f"{number}/{len(todo)} {future.result()}", file=sys.stderr, flush=True)
+        # A process for each run gives its memory back. ProcessPoolExecutor can do that too, but
+        # hangs when all its workers have done their tasks at once (CPython issue 115634).
+        with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
+            execute = partial(_execute, out=out, overrides=args.set)
+            for number, line in enumerate(pool.imap_unordered(execute, todo), start=1):
+                print(f"{number}/{len(todo)} {line}", file=sys.stderr, flush=True)
     table = write_table(
         out, {name: (BENCHES[name].dataset, BENCHES[name].recipes) for name in benches}
     )

@@ -61,7 +61,7 @@ def sweep_figure(rows: Sequence[dict[str, Any]], names: Sequence[str], chosen: f
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(3.4 * columns, 2.5 * lines), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False).flatten()
-        for panel, name in zip(axes, names, strict=False):
+        for panel, name in zip(axes[: len(names)], names, strict=True):
             _curve(panel, rows, name, chosen)
         for panel in axes[len(names) :]:
             panel.set_visible(False)

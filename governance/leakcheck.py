@@ -9,6 +9,7 @@ case. A canary is never printed, not even when a file is named after one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ def leakcheck(canaries: Path, paths: Sequence[Path]) -> dict[str, Any]:
 
     Returns:
         `hits` (pairs of a file and a canary), `files` (names of the files with hits, canaries in
-        them masked), `searched` (number of files), `bytes`, `canaries` (number searched for),
-        `too_short` (lines that are too short to mean anything).
+        them masked), `searched` (number of files), `unopened` (names of the files of which a packed
+        part was encrypted, damaged or of unknown compression, and searched only as it lies there:
+        no hit in them proves nothing), `bytes`, `canaries` (number searched for), `too_short`
+        (lines that are too short to mean anything).
 
     Raises:
         ConfigError: A path does not exist, or there is nothing to search for.
@@ -39,21 +42,26 @@ def leakcheck(canaries: Path, paths: Sequence[Path]) -> dict[str, Any]:
             raise ConfigError("no such file or folder", code="path-missing", got=root)
     hits, searched, size = 0, 0, 0
     files: list[str] = []
+    unopened: list[str] = []
     for name, path in _files(paths):
         if path is not None and path.resolve() == canaries.resolve():
             continue
         found = set(known.find(name.encode("utf-8", "surrogateescape")))
         if path is not None:
             searched += 1
-            for stream in streams_of(path):
+            closed: list[None] = []
+            for stream in streams_of(path, partial(closed.append, None)):
                 count, more = _search(known, stream)
                 size += count
                 found |= more
+            if closed:
+                unopened.append(known.mask(name))
         if found:
             hits += len(found)
             files.append(known.mask(name))
     return {
-        "hits": hits, "files": files, "searched": searched, "bytes": size,
+        "hits": hits, "files": files, "searched": searched, "unopened": unopened,
+        "bytes": size,
         "canaries": len(known), "too_short": known.too_short,
     }  # fmt: skip
 

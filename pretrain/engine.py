@@ -195,8 +195,10 @@ def _finish(
         logger.finalize("success")
     doubt = module.objectives.doubt
     if doubt is not None:
-        noise = doubt.pairs.noise[: len(batches.samples)].tolist()
-        named = zip(batches.samples, noise, doubt.doubted.tolist(), strict=False)
+        # There is room for more samples than there are.
+        n = len(batches.samples)
+        noise, wrong = doubt.pairs.noise[:n].tolist(), doubt.doubted[:n].tolist()
+        named = zip(batches.samples, noise, wrong, strict=True)
         doubted = {sample.key: round(p, 4) for sample, p, doubtful in named if doubtful}
         summary["doubted"] = len(doubted)
         folder.write(DOUBTED, doubted)

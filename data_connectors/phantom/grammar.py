@@ -171,9 +171,8 @@ def _absences(
         ]
         if compared and group[0] in phrases.PASSING and len(group) == 1 and rng.uniform() < 0.2:
             templates = phrases.NO_MORE
-        slots = {
-            slot: phrases.NAMES[c] for slot, c in zip(("one", "two", "three"), group, strict=False)
-        }
+        named = ("one", "two", "three")[: len(group)]
+        slots = {slot: phrases.NAMES[c] for slot, c in zip(named, group, strict=True)}
         text = expand(pick(rng, templates), rng, slots)
         statements.append(Statement(text, tuple(group), "absent"))
     return statements

@@ -179,6 +179,62 @@ def test_damaged_files_are_searched_as_far_as_they_go(canaries, data):
     assert check(canaries, data + NUMBER.encode()) == 1
 
 
+def _zip_of_two(flag: int = 0, method: int | None = None) -> bytes:
+    """A clean member whose header claims encryption or another compression, then a leaking one."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("first", b"clean" * 50)
+        archive.writestr("second", f"seen: {NUMBER}" * 50)
+    data = bytearray(memory.getvalue())
+    central = data.index(b"PK\x01\x02")
+    for start in (6, central + 8):
+        data[start] |= flag
+    if method is not None:
+        for start in (8, central + 10):
+            data[start] = method
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data", [_zip_of_two(flag=1), _zip_of_two(method=9), _zip_of_two(method=14)],
+    ids=["encrypted", "Deflate64", "damaged LZMA"],
+)  # fmt: skip
+def test_a_member_that_cannot_be_opened_does_not_hide_the_next(canaries, tmp_path, data):
+    assert NUMBER.encode() not in data
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "x.zip").write_bytes(data)
+    result = leakcheck(canaries, [out])
+    assert result["hits"] == 1
+    assert result["unopened"] == ["out/x.zip"]
+
+
+def test_files_with_parts_that_stay_closed_are_named(canaries, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    deep = b"clean"
+    for _ in range(6):
+        deep = gzip.compress(deep)
+    closed = {
+        "deep.gz": deep, "cut.gz": gzip.compress(bytes(9000))[:-9],
+        "broken.zip": b"PK\x03\x04 broken",
+        "broken.parquet": b"PAR1 broken", "broken.db": b"SQLite format 3\0 broken",
+        f"{NUMBER}.gz": b"\x1f\x8b broken",
+    }  # fmt: skip
+    opened = {
+        "a.txt": b"clean", "a.gz": gzip.compress(b"clean"), "a.tar": _tar(b"clean"),
+        "a.zip": _zip(b"clean"), "a.parquet": _parquet("clean"), "a.png": _png(b"clean"),
+        "a.db": _sqlite(tmp_path, "clean"), "empty": b"",
+    }  # fmt: skip
+    for name, data in (closed | opened).items():
+        (out / name).write_bytes(data)
+    result = leakcheck(canaries, [out])
+    assert result["hits"] == 1
+    assert sorted(result["unopened"]) == sorted(
+        f"out/{name.replace(NUMBER, '***')}" for name in closed
+    )
+
+
 def test_names_of_files_and_folders_are_searched_and_masked(canaries, tmp_path):
     folder = tmp_path / "out" / f"of {NUMBER.lower()}"
     folder.mkdir(parents=True)
@@ -208,7 +264,8 @@ def test_the_answer_counts_and_shows_no_canary(canaries, tmp_path):
 
 def test_the_canary_file_itself_is_not_searched(canaries, tmp_path):
     assert leakcheck(canaries, [tmp_path]) | {"bytes": 0} == {
-        "hits": 0, "files": [], "searched": 0, "bytes": 0, "canaries": 4, "too_short": 1,
+        "hits": 0, "files": [], "searched": 0, "unopened": [], "bytes": 0, "canaries": 4,
+        "too_short": 1,
     }  # fmt: skip
 
 

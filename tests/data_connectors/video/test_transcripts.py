@@ -223,16 +223,17 @@ def test_words_without_times_are_interpolated_and_marked() -> None:
 
 
 @given(
-    known=st.lists(st.one_of(st.none(), st.floats(0, 100)), max_size=12),
-    lengths=st.lists(st.integers(1, 9), min_size=12, max_size=12),
+    drawn=st.lists(
+        st.tuples(st.one_of(st.none(), st.floats(0, 100)), st.integers(1, 9)), max_size=12
+    )
 )
 def test_interpolated_words_are_ordered_and_lose_nothing(
-    known: list[float | None], lengths: list[int]
+    drawn: list[tuple[float | None, int]],
 ) -> None:
-    given_times = iter(sorted(k for k in known if k is not None))
+    given_times = iter(sorted(k for k, _ in drawn if k is not None))
     words = [
         Word("a" * n, None, None) if k is None else Word("a" * n, t := next(given_times), t)
-        for k, n in zip(known, lengths, strict=False)
+        for k, n in drawn
     ]
     done = interpolate(words, 0.0, 100.0)
     assert [w.text for w in done] == [w.text for w in words]
