@@ -48,7 +48,7 @@ def with_chosen_weight(
     except SkipTask:
         return unchosen, ["The validation split cannot choose the weight of the evidence."]
     macro = [_macro_auc(trial.model_copy(update={"evidence": w}), context, seen) for w in WEIGHTS]
-    best = WEIGHTS[int(np.argmax(np.round(macro, 9)))]
+    best = WEIGHTS[int(np.argmax(macro))]
     listed = ", ".join(f"{w:g}: {value:.3f}" for w, value in zip(WEIGHTS, macro, strict=True))
     note = f"Weight of the evidence, by macro AUC on the validation split: {best:g} ({listed})."
     return task.model_copy(update={"evidence": best}), [note]

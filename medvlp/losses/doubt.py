@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from medvlp.losses.doubt_config import DoubtConfig
 from medvlp.losses.objective import Scene, text_owner
-from medvlp.losses.pair_noise import PairNoise, sample_losses
+from medvlp.losses.pair_noise import PairNoise, known_mean, pair_losses
 from medvlp.types import KINDS
 
 
@@ -21,8 +21,9 @@ class Doubt(nn.Module):
     wrong pairs have the larger loss. NEVLP and Norton soften the targets of their own loss by that.
     Here every positive of a doubted visual becomes unknown (-1): no contrast learns from it, none
     takes it for a negative, and one setting serves all objectives at once. The sample's loss is
-    still watched, so that it can be taken back. The text of a step or phase that a clip lies in is
-    doubted where the step's or phase's own pair is. Other visuals keep a doubted text where it
+    still watched, so that it can be taken back. The text of a step or phase is judged by its own
+    frames and by those of every clip within it that is trained on it, and is doubted for all of
+    them: many witnesses. Other visuals keep a doubted text where it
     holds for them, and as a negative where it does not.
 
     Args:
@@ -48,25 +49,23 @@ class Doubt(nn.Module):
         source = index[owner] if batch.text_index is None else batch.text_index
         doubted = self.doubted[source]
         if self.training:
-            judged = torch.isin(batch.kind, self._kinds)
-            own = judged[owner] & (source == index[owner])
-            losses = self._losses(scene, owner, own).masked_fill(~judged, float("nan"))
-            self.pairs.record(index, losses)
+            self._watch(scene, owner, source)
         mine = owner == torch.arange(len(index), device=owner.device)[:, None]
         # A doubted text is doubted wherever it stands in the batch.
         same = batch.text_key[:, None] == batch.text_key
         hidden = (mine & doubted).float() @ same.float() > 0
-        target = scene.target.masked_fill(hidden & (scene.target == 1), -1)
-        return replace(scene, target=target)
+        return replace(scene, target=scene.target.masked_fill(hidden, -1))
 
     @torch.no_grad()
-    def _losses(
-        self, scene: Scene, owner: Int[Tensor, " m"], own: Bool[Tensor, " m"]
-    ) -> Float[Tensor, " b"]:
-        """Of every visual against its own texts, as far as they are judged."""
-        text = scene.embeddings.text[own]
-        logits = scene.embeddings.visual @ text.T / self.config.temperature
-        return sample_losses(logits, scene.target[:, own], owner[own])
+    def _watch(self, scene: Scene, owner: Int[Tensor, " m"], source: Int[Tensor, " m"]) -> None:
+        """Keep, for every sample whose texts are there, how badly they are learnt."""
+        judged = torch.isin(scene.batch.kind, self._kinds)[owner]
+        logits = scene.embeddings.visual @ scene.embeddings.text[judged].T
+        losses = pair_losses(
+            logits / self.config.temperature, scene.target[:, judged], owner[judged]
+        )
+        sources, place = torch.unique(source[judged], return_inverse=True)
+        self.pairs.record(sources, known_mean(losses, place, len(sources)))
 
     @property
     def doubted(self) -> Bool[Tensor, " capacity"]:

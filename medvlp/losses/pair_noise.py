@@ -52,11 +52,14 @@ class PairNoise(nn.Module):
                 code="pair-noise-index",
                 next_step="train from a data module that sets Batch.index",
             )
-        if int(index.max()) >= len(self.noise):
+        most = int(index.max())
+        if batch.text_index is not None and len(batch.text_index):
+            most = max(most, int(batch.text_index.max()))
+        if most >= len(self.noise):
             raise ConfigError(
                 "a loss of every training sample is kept, and there are more of them",
                 code="pair-noise-capacity",
-                got=f"sample {int(index.max())}",
+                got=f"sample {most}",
                 limit=len(self.noise),
                 next_step="raise `capacity` above the number of samples",
             )
@@ -78,10 +81,10 @@ class PairNoise(nn.Module):
 
 
 @torch.no_grad()
-def sample_losses(
+def pair_losses(
     logits: Float[Tensor, "b m"], target: Int8[Tensor, "b m"], owner: Int[Tensor, " m"]
-) -> Float[Tensor, " b"]:
-    """How badly each sample's own pairs are told from negatives, both ways, averaged.
+) -> Float[Tensor, " m"]:
+    """How badly each text and its own visual are told from negatives, both ways, averaged.
 
         l_ij = 1/2 ( log(1 + sum_{k in N_i} exp(s_ik - s_ij))
                    + log(1 + sum_{k in N_j} exp(s_kj - s_ij)) )
@@ -90,17 +93,23 @@ def sample_losses(
     with many texts would look noisy for that alone.
 
     Returns:
-        nan for a sample without texts, or without any negative.
+        nan where neither has a negative.
     """
     hidden = logits.masked_fill(target != 0, float("-inf"))
     own = logits[owner, torch.arange(len(owner), device=owner.device)]
     of_row, of_column = hidden.logsumexp(1)[owner], hidden.logsumexp(0)
     both = torch.stack([of_row, of_column])
-    pair = functional.softplus(both - own).masked_fill(both.isinf(), float("nan")).nanmean(0)
-    there = ~pair.isnan()
-    b = len(logits)
-    total = segment_sum(pair.nan_to_num(0.0)[:, None], owner, b)[:, 0]
-    return total / torch.bincount(owner[there], minlength=b).to(total.dtype)
+    return functional.softplus(both - own).masked_fill(both.isinf(), float("nan")).nanmean(0)
+
+
+@torch.no_grad()
+def known_mean(
+    losses: Float[Tensor, " m"], owner: Int[Tensor, " m"], count: int
+) -> Float[Tensor, " count"]:
+    """The mean of the known losses of each owner; nan where it has none."""
+    known = ~losses.isnan()
+    total = segment_sum(losses.nan_to_num(0.0)[:, None], owner, count)[:, 0]
+    return total / torch.bincount(owner[known], minlength=count).to(total.dtype)
 
 
 def noise_probability(losses: Float[Tensor, " known"]) -> Float[Tensor, " known"]:

@@ -56,13 +56,17 @@ def test_a_query_is_not_contrasted_with_its_denial(hospital: Any, encoder: Any) 
 
 
 def test_normal_is_what_no_finding_is_seen_in(hospital: Any, encoder: Any) -> None:
-    logits = scores(
-        hospital, encoder, AnswerConfig(vector=0, evidence=1), mode="multiclass", evidence=1.0
-    )
-    findings = logits[:, 1:].max(axis=1)
-    order = np.argsort(logits[:, 0] - findings)
-    assert (np.diff(findings[order]) <= 1e-9).mean() > 0.5
+    asked = AnswerConfig(vector=0, evidence=1)
+    logits = scores(hospital, encoder, asked, mode="multiclass", evidence=1.0)
+    seen = scores(hospital, encoder, asked, contrast="none").max(axis=1)
+    scale = Embedder("model", encoder, hospital).scale
+    np.testing.assert_allclose(logits[:, 0] - logits[:, 1:].max(axis=1), -2 * scale * seen)
     np.testing.assert_allclose(np.exp(logits).sum(axis=1), 1)
+
+
+def test_a_weight_that_is_still_to_be_chosen_is_no_weight() -> None:
+    with pytest.raises(ValueError, match="not been chosen"):
+        weights("chosen", AnswerConfig())
 
 
 def test_the_card_says_how_it_was_asked() -> None:

@@ -7,6 +7,7 @@ from medvlp.batch import QuestionRole
 from medvlp.knowledge.concepts import load_concepts
 from medvlp.knowledge.findings import extract_findings
 from medvlp.knowledge.positives import ClaimSlots
+from medvlp.knowledge.regions import load_regions
 from medvlp.models.tokens import train_wordpiece
 from medvlp.types import Finding
 from pretrain.questions import CLAIMS, DENIALS, Questions
@@ -52,6 +53,24 @@ def test_claims_come_first_then_denials_and_the_words_vary():
     assert len({tuple(asked.tokens.flatten().tolist()) for asked in drawn}) > 1
 
 
+def test_a_claim_claims_its_concept_and_a_denial_denies_it():
+    questions = _questions(_some(), QuestionRole.CLAIM, QuestionRole.DENIAL)
+    rng, tokenizer = np.random.default_rng(0), _tokenizer()
+    for _ in range(20):
+        asked = questions.draw([0], rng)
+        rows = zip(asked.role.tolist(), asked.subject.tolist(), asked.tokens, asked.mask,
+                   strict=True)  # fmt: skip
+        for role, subject, tokens, mask in rows:
+            concept = load_concepts()[questions.concepts[subject]]
+            templates = CLAIMS if role == QuestionRole.CLAIM else DENIALS
+            said = [
+                tokenizer.ids(t.replace("{name}", n).replace("{Name}", n[:1].upper() + n[1:]))
+                for t in templates
+                for n in (concept.name, *concept.synonyms)
+            ]
+            assert tokens[mask.bool()].tolist() in said
+
+
 def test_nothing_known_means_nothing_asked():
     questions = _questions(_stated(nodule=[0, 0]), *QuestionRole)
     assert questions.draw([0], np.random.default_rng(0)) is None
@@ -75,6 +94,8 @@ def test_relations_are_those_of_the_samples_of_the_batch():
     where = questions.regions.index("right_upper_lobe")
     nodule = questions.concepts.index("nodule")
     assert asked.relations[:, nodule, where].tolist() == [-1, 1]
+    assert asked.relations.shape == (2, len(questions.concepts), len(questions.regions))
+    assert len(questions.regions) < len(load_regions())
     assert len(asked.rows(QuestionRole.REGION)) == len(questions.regions)
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 from medvlp.losses.objective import LogitScale, Objective, Scene, text_owner
-from medvlp.losses.pair_noise import PairNoise, sample_losses
+from medvlp.losses.pair_noise import PairNoise, known_mean, pair_losses
 
 
 def smoothed_nce(
@@ -81,5 +81,6 @@ class NoisyPairs(Objective):
         loss = smoothed_nce(logits, scene.target, moved)
         loss = (loss + smoothed_nce(logits.T, scene.target.T, moved[owner])) / 2
         if self.training:
-            self.pairs.record(index, sample_losses(logits.detach(), scene.target, owner))
+            losses = pair_losses(logits.detach(), scene.target, owner)
+            self.pairs.record(index, known_mean(losses, owner, len(index)))
         return loss

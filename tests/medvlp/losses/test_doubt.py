@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medvlp.batch import TextRole
+from medvlp.errors import ConfigError
 from medvlp.losses.contrast.config import InfoNCEConfig
 from medvlp.losses.doubt import Doubt
 from medvlp.losses.doubt_config import DoubtConfig
@@ -93,6 +94,53 @@ def test_a_parents_text_is_doubted_with_its_own_clip_and_does_not_accuse_the_chi
     assert judged[0, :2].tolist() == [1, -1]
     assert judged[2, 4:6].tolist() == [1, 1]
     assert judged[4, 8:10].tolist() == [-1, -1]
+    assert module.pairs.losses[0] < 0.1 * module.pairs.losses[sorted(BAD)].min()
+
+
+def test_a_parents_text_is_judged_by_the_clips_within_it(lecture):
+    """The step 25 is not in the batch; clips 2 and 3 lie in it, and its text is another's."""
+    module, scene = doubt(), lecture()
+    source = torch.arange(B).repeat_interleave(2)
+    text, keys = scene.embeddings.text.clone(), scene.batch.text_key.clone()
+    for child in (2, 3):
+        source[2 * child + 1] = 25
+        text[2 * child + 1] = -text[2 * child]
+        keys[2 * child + 1] = 99
+    target = scene.target.clone()
+    target[2, 7] = target[3, 5] = 1
+    batch = replace(scene.batch, text_index=source, text_key=keys)
+    scene = replace(
+        scene, batch=batch, target=target, embeddings=replace(scene.embeddings, text=text)
+    )
+    for _ in range(3):
+        judged = module(scene).target
+    assert set(module.doubted.nonzero()[:, 0].tolist()) == BAD | {25}
+    assert judged[2, 4:8].tolist() == [1, -1, 0, -1]
+    assert judged[3, 4:8].tolist() == [0, -1, 1, -1]
+    source[5] = 30
+    with pytest.raises(ConfigError) as caught:
+        module(scene)
+    assert caught.value.code == "pair-noise-capacity"
+
+
+def test_a_doubted_text_is_doubted_in_every_copy_and_only_for_its_own_visual(lecture):
+    """Clips 1 (wrong) and 2 are told the same: unknown for clip 1, still right for clip 2."""
+    module, scene = doubt(), lecture()
+    keys, text, target = scene.batch.text_key.clone(), scene.embeddings.text.clone(), scene.target
+    keys[2], text[2] = keys[4], text[4]
+    target = target.clone()
+    target[1, 4] = target[2, 2] = 1
+    scene = replace(
+        scene,
+        target=target,
+        batch=replace(scene.batch, text_key=keys),
+        embeddings=replace(scene.embeddings, text=text),
+    )
+    for _ in range(3):
+        judged = module(scene).target
+    assert module.doubted[1]
+    assert judged[1, 2:6].tolist() == [-1, -1, -1, 0]
+    assert judged[2, 2:6].tolist() == [1, 0, 1, 1]
 
 
 def test_a_pair_that_is_learnt_later_is_taken_back(lecture):

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.recipe_table import RESAMPLES, _mean_of_seeds, _row
+from downstream.bootstrap import Estimate
+
+
+def seeds(*values: float) -> list[dict[str, Estimate]]:
+    """Runs whose patients all agree: only seeds differ."""
+    return [{"AUC": Estimate(value, np.full(RESAMPLES, value))} for value in values]
+
+
+def test_an_interval_is_over_seeds_too() -> None:
+    joined = _mean_of_seeds(seeds(0.0, 1.0))["AUC"]
+    assert joined.value == 0.5
+    drawn, times = np.unique(joined.draws, return_counts=True)
+    assert drawn.tolist() == [0, 0.5, 1]
+    assert times / RESAMPLES == pytest.approx([0.25, 0.5, 0.25], abs=0.05)
+
+
+def test_recipes_are_compared_seed_by_seed() -> None:
+    ours, theirs = _mean_of_seeds(seeds(0.3, 0.6, 0.9)), _mean_of_seeds(seeds(0.2, 0.5, 0.8))
+    ahead = _row(theirs, ours, 3)["medvlp ahead"]
+    assert ahead["value"] == pytest.approx(0.1)
+    assert ahead["interval"] == pytest.approx((0.1, 0.1))
+    assert _row(theirs, ours, 3)["AUC"]["interval"] == pytest.approx((0.2, 0.8))
+    assert "medvlp ahead" not in _row(ours, ours, 3)
