@@ -18,8 +18,9 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,10 @@ def main() -> None:
             _prepare(dataset, out, args.shared)
         todo = [run for run in _plan(benches, args) if not _done(run, out)]
         print(f"{len(todo)} runs to do", file=sys.stderr)
-        # A process for each run gives its memory back. ProcessPoolExecutor can do that too, but
-        # hangs when all its workers have done their tasks at once (CPython issue 115634).
-        with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
-            execute = partial(_execute, out=out, overrides=args.set)
-            for number, line in enumerate(pool.imap_unordered(execute, todo), start=1):
-                print(f"{number}/{len(todo)} {line}", file=sys.stderr, flush=True)
+        with ThreadPoolExecutor(args.jobs) as pool:
+            started = [pool.submit(_execute_apart, run, out, args.set) for run in todo]
+            for number, future in enumerate(as_completed(started), start=1):
+                print(f"{number}/{len(todo)} {future.result()}", file=sys.stderr, flush=True)
     table = write_table(
         out, {name: (BENCHES[name].dataset, BENCHES[name].recipes) for name in benches}
     )
@@ -157,6 +156,24 @@ def _prepare(dataset: str, out: Path, shared: Path) -> None:
             key.write_text("5e" * 32)
         _verb(["ingest", "--config", str(config), "--out", str(target),
                "--set", f"deid.key_file={key}"])  # fmt: skip
+
+
+def _execute_apart(run: Run, out: Path, overrides: list[str]) -> str:
+    """A run in a process of its own, which gives its memory back; the next starts if it dies."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_execute_and_tell, args=(sender, run, out, overrides))
+    process.start()
+    sender.close()
+    process.join()
+    try:
+        return str(receiver.recv())
+    except EOFError:
+        return f"{run}: DIED with exit status {process.exitcode}"
+
+
+def _execute_and_tell(sender: Connection, run: Run, out: Path, overrides: list[str]) -> None:
+    sender.send(_execute(run, out, overrides))
 
 
 def _execute(run: Run, out: Path, overrides: list[str]) -> str:
