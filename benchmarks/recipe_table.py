@@ -30,24 +30,31 @@ RESAMPLES = 1000
 REFERENCE = "medvlp"
 
 
-def write_table(out: Path, benches: Mapping[str, tuple[str, Sequence[str]]]) -> dict[str, Any]:
+def write_table(
+    out: Path, benches: Mapping[str, tuple[Callable[[int], str], Sequence[str]]]
+) -> dict[str, Any]:
     """Write `table.md` and `table.json` of the runs that are there.
 
     Args:
         out: Folder of the benchmark.
-        benches: Dataset and recipes of each benchmark.
+        benches: Dataset of a seed, and recipes, of each benchmark.
     """
     table: dict[str, Any] = {}
     lines: list[str] = []
-    for bench, (dataset, recipes) in benches.items():
-        patients = _patients(out / "data" / dataset)
+    for bench, (dataset_of, recipes) in benches.items():
+        patients: dict[str, dict[str, str]] = {}
         scores: dict[str, dict[str, Estimate]] = {}
         seeds: dict[str, int] = {}
         for recipe in recipes:
             reports = sorted((out / "runs" / bench).glob(f"{recipe}-*/report/predictions.parquet"))
-            if reports:
-                scores[recipe] = _mean_of_seeds([_scores(bench, r, patients) for r in reports])
-                seeds[recipe] = len(reports)
+            runs = []
+            for report in reports:
+                dataset = dataset_of(int(report.parts[-3].rpartition("-")[2]))
+                if dataset not in patients:
+                    patients[dataset] = _patients(out / "data" / dataset)
+                runs.append(_scores(bench, report, patients[dataset]))
+            if runs:
+                scores[recipe], seeds[recipe] = _mean_of_seeds(runs), len(runs)
         if scores:
             table[bench] = {
                 recipe: _row(values, scores.get(REFERENCE), seeds[recipe])

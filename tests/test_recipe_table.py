@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.recipe_table import RESAMPLES, _mean_of_seeds, _row
+from benchmarks.recipes import BENCHES
 from downstream.bootstrap import Estimate
 
 
@@ -27,3 +28,8 @@ def test_recipes_are_compared_seed_by_seed() -> None:
     assert ahead["interval"] == pytest.approx((0.1, 0.1))
     assert _row(theirs, ours, 3)["AUC"]["interval"] == pytest.approx((0.2, 0.8))
     assert "medvlp ahead" not in _row(ours, ours, 3)
+
+
+def test_a_small_data_set_is_split_anew_for_every_seed() -> None:
+    assert BENCHES["nih"].dataset_of(2) == "nih-2"
+    assert BENCHES["kermany"].dataset_of(2) == "kermany"
