@@ -115,7 +115,7 @@ def _dicom_decoders() -> dict[str, list[str]]:
     for uid in AllTransferSyntaxes:
         try:
             decoder = get_decoder(uid)
-        except NotImplementedError:
+        except NotImplementedError:  # pydicom's word for a syntax that it never decodes
             continue
         plugins = sorted(decoder.available_plugins)
         if plugins:

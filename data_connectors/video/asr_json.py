@@ -45,7 +45,7 @@ def _word(word: Any, where: str) -> Word:
         raise unreadable(f"{where}: no text")
     times = [None if word.get(k) is None else seconds(word[k], where) for k in ("start", "end")]
     if times[0] is not None and times[1] is not None:
-        in_order(times[0], times[1], where, strict=False)
+        in_order(times[0], times[1], where, instant=True)
     return Word(text.strip(), times[0], times[1])
 
 
@@ -147,7 +147,7 @@ def _sentences(items: list[Any]) -> tuple[Utterance, ...]:
             continue
         start_s = seconds(item.get("start_time"), f"item {i}")
         end_s = seconds(item.get("end_time"), f"item {i}")
-        in_order(start_s, end_s, f"item {i}", strict=False)
+        in_order(start_s, end_s, f"item {i}", instant=True)
         if words and start_s - (words[-1].end_s or 0.0) > PAUSE_S:
             close()
         first = first if words else i

@@ -61,13 +61,19 @@ def seconds(value: Any, where: str, *, code: str = "transcript-not-parseable") -
     return number
 
 
-def in_order(start_s: float, end_s: float, where: str, *, strict: bool = True) -> None:
-    """Check that a stretch of time starts at or after 0 and ends after (or when) it starts.
+def in_order(start_s: float, end_s: float, where: str, *, instant: bool = False) -> None:
+    """Check that a stretch of time starts at or after 0 and ends after it starts.
+
+    Args:
+        start_s: Seconds.
+        end_s: Seconds.
+        where: In the file, for the error.
+        instant: It may also end when it starts: recognisers round short words to no length.
 
     Raises:
         InputError: `transcript-time-order`.
     """
-    if not (0 <= start_s < end_s or (not strict and 0 <= start_s == end_s)):
+    if not (0 <= start_s < end_s or (instant and 0 <= start_s == end_s)):
         raise InputError(
             f"{where}: it must end after it starts",
             code="transcript-time-order",
