@@ -268,6 +268,17 @@ def test_aws_items_become_sentences_at_full_stops_and_pauses() -> None:
     ]
 
 
+def test_a_word_may_be_an_instant_and_a_segment_may_not() -> None:
+    word = {"word": "a", "start": 1.2, "end": 1.2}
+    (said,) = parse_whisper({"segments": [{"start": 1, "end": 2, "text": "a", "words": [word]}]})
+    assert said.words == (Word("a", 1.2, 1.2),)
+    (item,) = parse_aws({"status": "COMPLETED", "results": {"items": [
+        aws_item("a", 1.2, 1.2), aws_item("clip", 1.3, 1.6), aws_item(".")]}})  # fmt: skip
+    assert item.words[0] == Word("a", 1.2, 1.2)
+    with pytest.raises(InputError, match="must end after it starts"):
+        parse_whisper({"segments": [{"start": 1, "end": 1, "text": "a"}]})
+
+
 def test_a_silent_recording_is_a_transcript_without_utterances() -> None:
     assert parse_whisper({"segments": []}) == ()
     assert parse_vtt("WEBVTT\n") == ()
