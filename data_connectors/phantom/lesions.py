@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from data_connectors.phantom.anatomy import cavity_radius, cavity_scale, heart_depth, lobe_depth
 from data_connectors.phantom.findings import Planted
 from data_connectors.phantom.grid import Array
-
-if TYPE_CHECKING:
-    from data_connectors.phantom.render import Scene
+from data_connectors.phantom.scene import Scene
 
 Box = tuple[slice, ...]
 Floats = NDArray[np.floating[Any]]

@@ -23,6 +23,7 @@ from data_connectors.phantom.anatomy import (
 from data_connectors.phantom.findings import Planted, reshape
 from data_connectors.phantom.grid import Array, Grid, splat
 from data_connectors.phantom.lesions import plant
+from data_connectors.phantom.scene import Scene
 from data_connectors.phantom.skeleton import rib_points
 
 AIR_HU = -1000.0
@@ -41,20 +42,6 @@ class Rendered:
     """[D, H, W], without noise of the scanner."""
     masks: tuple[tuple[Planted, Array], ...]
     """Each finding with the share of every voxel that it fills, [D, H, W] in [0, 1]."""
-
-
-@dataclass(slots=True, eq=False)
-class Scene:
-    """What the lesions need to know of the chest they are put into."""
-
-    anatomy: Anatomy
-    grid: Grid
-    axes: tuple[Array, Array, Array]
-    texture: Array
-    coarse: Array
-    depth: dict[float, Array]
-    """Side -> millimetres inside the pleural space."""
-    hu: Array
 
 
 def soft(depth: NDArray[np.floating[Any]], width: float) -> Array:
