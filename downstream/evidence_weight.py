@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from downstream import metrics
+from downstream.bootstrap import Estimate, Resamples, macro_estimate, resample
 from downstream.config import ZeroShotTask
+from downstream.metrics import auc, weighted_auc
 from downstream.outcome import Context, SkipTask
 from downstream.prompting import label_prompts
 from downstream.scoring import score_labels
 from downstream.selection import Truth
 
+RESAMPLES = 500
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
-"""Of which one is chosen; the smallest of equals."""
+"""Of which one is chosen."""
 
 
 def with_chosen_weight(
@@ -23,9 +25,12 @@ def with_chosen_weight(
     truth: Truth,
     truth_of: Callable[[ZeroShotTask, Context], tuple[Truth, list[str]]],
 ) -> tuple[ZeroShotTask, list[str]]:
-    """The task with the weight that has the highest macro AUC on the validation split.
+    """The task with a weight that the validation split speaks for, by macro AUC.
 
-    Where that split cannot tell, the model is asked as it says itself.
+    It is the smallest weight whose distance to the best is at most one standard error of that
+    distance over patients (Breiman et al. 1984, section 3.4.3): of few patients the best is
+    chance, and the vector is the simpler answer. Where the split cannot tell at all, the model is
+    asked as it says itself.
 
     Args:
         task: With `evidence: chosen`; any other task is given back.
@@ -47,21 +52,39 @@ def with_chosen_weight(
         seen, _ = truth_of(trial, context)
     except SkipTask:
         return unchosen, ["The validation split cannot choose the weight of the evidence."]
-    macro = [_macro_auc(trial.model_copy(update={"evidence": w}), context, seen) for w in WEIGHTS]
-    best = WEIGHTS[int(np.argmax(macro))]
-    listed = ", ".join(f"{w:g}: {value:.3f}" for w, value in zip(WEIGHTS, macro, strict=True))
-    note = f"Weight of the evidence, by macro AUC on the validation split: {best:g} ({listed})."
-    return task.model_copy(update={"evidence": best}), [note]
+    patients = [sample.patient for sample in seen.samples]
+    resamples = resample(patients, n=RESAMPLES, seed=context.config.seed)
+    macro = [
+        _macro_auc(trial.model_copy(update={"evidence": weight}), context, seen, resamples)
+        for weight in WEIGHTS
+    ]
+    chosen = WEIGHTS[_simplest(macro)]
+    listed = ", ".join(f"{w:g}: {m.value:.3f}" for w, m in zip(WEIGHTS, macro, strict=True))
+    note = (
+        f"Weight of the evidence: {chosen:g}, the smallest within one standard error of the best "
+        f"macro AUC on the validation split ({listed})."
+    )
+    return task.model_copy(update={"evidence": chosen}), [note]
 
 
-def _macro_auc(task: ZeroShotTask, context: Context, truth: Truth) -> float:
+def _simplest(macro: Sequence[Estimate]) -> int:
+    """The first that is not clearly worse than the best; all must come from the same resamples."""
+    best = macro[int(np.argmax([estimate.value for estimate in macro]))]
+    behind = (best.minus(estimate) for estimate in macro)
+    return next(i for i, gap in enumerate(behind) if gap.value <= np.nanstd(gap.draws))
+
+
+def _macro_auc(
+    task: ZeroShotTask, context: Context, truth: Truth, resamples: Resamples
+) -> Estimate:
     """Over the labels that have both classes."""
     prompts = label_prompts(task.prompts, truth.labels, exclusive=task.mode == "multiclass")
     scores = score_labels(task, context.model, truth.cases, prompts)
-    values = []
+    parts = []
     for column in range(len(truth.labels)):
         known = truth.known[:, column]
         present = truth.present[known, column]
         if present.any() and not present.all():
-            values.append(metrics.auc(scores[known, column], present))
-    return float(np.mean(values))
+            own, weights = scores[known, column], resamples.weights[known]
+            parts.append(Estimate(auc(own, present), weighted_auc(own, present, weights)))
+    return macro_estimate(parts)
