@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from medvlp.losses.concepts.patch_text import (
@@ -12,6 +14,7 @@ from medvlp.losses.concepts.patch_text import (
     balanced_sigmoid_loss,
     denied_whatever_the_side,
 )
+from medvlp.models.evidence import patch_evidence
 from medvlp.types import Embeddings
 
 
@@ -43,6 +46,44 @@ def test_the_loss_equals_the_naive_loop(target):
     wanted = torch.tensor(target)
     got = balanced_sigmoid_loss(logits, wanted == 1, wanted == 0)
     assert got.item() == pytest.approx(naive_loss(logits, target), abs=1e-12)
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    target=st.lists(st.lists(st.integers(-1, 1), min_size=3, max_size=3), min_size=1, max_size=5),
+    draw=st.randoms(use_true_random=False),
+)
+def test_the_objective_equals_the_naive_loop_in_any_order(make_scene, target, draw):
+    """All visuals are known to be without concept 0; text 1 denies, so it takes no part."""
+    b = len(target)
+    claims, stated = [[1, 0, 0], [-1, 0, 0], [1, 0, 0]], [[-1, 0, 0]] * b
+    scene = make_scene([1 + i % 3 for i in range(b)], claims, target, stated=stated)
+    objective, e = PatchText().double(), scene.embeddings
+    evidence = patch_evidence(e.patches, e.text, scene.batch.offsets)
+    logits = objective.scale().item() * (evidence - objective.bias.item())
+    asserting = [[row[0], row[2]] for row in target]
+    expected = naive_loss(logits[:, [0, 2]], asserting)
+    assert objective(scene).item() == pytest.approx(expected, abs=1e-9)
+    order = draw.sample(range(b), b)
+    offsets = scene.batch.offsets
+    frames = torch.cat([torch.arange(offsets[i], offsets[i + 1]) for i in order])
+    turned = make_scene([1 + i % 3 for i in order], claims, [target[i] for i in order],
+                        stated=stated)  # fmt: skip
+    moved = replace(turned.embeddings, text=e.text, patches=e.patches[frames])
+    assert objective(replace(turned, embeddings=moved)).item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_objective_passes_gradcheck(make_scene):
+    scene = make_scene([2, 1], [[1, 0, 0]], [[1], [0]], stated=[[1, 0, 0], [-1, 0, 0]])
+    objective, e = PatchText().double(), scene.embeddings
+
+    def loss(patches, text, *_):
+        return objective(replace(scene, embeddings=replace(e, patches=patches, text=text)))
+
+    leaves = [x.clone().requires_grad_() for x in (e.patches, e.text)]
+    assert gradcheck(loss, (*leaves, *objective.parameters()))
 
 
 def test_the_loss_passes_gradcheck():

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from medvlp.batch import TextRole
@@ -29,18 +31,51 @@ def test_the_gate_is_one_from_the_level_on_and_falls_below_it():
     assert consistency_gate(similarity, level, 2.0).tolist() == pytest.approx(expected)
 
 
-def test_weights_equal_the_naive_loop(narrated):
-    pair, told = [0.8, 0.3, 0.5, 0.1], [0.9, 0.2, None, 0.5]
-    scene = narrated(pair, told)
-    objective = set_levels(AdaptivePairs(), 0.6, 0.4)
+NARRATED = st.lists(
+    st.tuples(st.floats(-0.9, 0.9), st.one_of(st.none(), st.floats(-0.9, 0.9))),
+    min_size=1, max_size=5,
+)  # fmt: skip
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(samples=NARRATED, levels=st.tuples(st.floats(-0.5, 0.9), st.floats(-0.5, 0.9)))
+def test_weights_and_loss_equal_the_naive_loop(narrated, samples, levels):
+    told = [t for _, t in samples]
+    scene = narrated([c for c, _ in samples], told)
+    objective = set_levels(AdaptivePairs(temperature=0.1), *levels)
     weights = weights_of(objective, scene)
     cosines = (scene.embeddings.visual @ scene.embeddings.text.T).tolist()
-    owner = [0, 0, 1, 1, 2, 3, 3]
-    for i in range(4):
-        for j, o in enumerate(owner):
-            sample = 1.0 if told[o] is None else min(1.0, math.exp(2 * (told[o] - 0.6)))
-            expected = sample * min(1.0, math.exp(2 * (cosines[i][j] - 0.4)))
-            assert weights[i, j].item() == pytest.approx(expected)
+    owner = [i for i, t in enumerate(told) for _ in range(1 if t is None else 2)]
+    text_level, pair_level = objective.text_level.item(), objective.pair_level[0].item()
+    expected = [
+        [
+            (1.0 if told[o] is None else min(1.0, math.exp(2 * (told[o] - text_level))))
+            * min(1.0, math.exp(2 * (cosine - pair_level)))
+            for cosine, o in zip(row, owner, strict=True)
+        ]
+        for row in cosines
+    ]
+    assert torch.allclose(weights, torch.tensor(expected, dtype=torch.float64), atol=1e-9)
+    loss = naive_loss(cosines, owner, expected, scale=objective.scale().item())
+    assert objective(scene).item() == pytest.approx(loss, abs=1e-9)
+
+
+def naive_loss(cosines, owner, weights, scale):
+    """Weighted contrast in both directions, where each sample's own texts are its positives."""
+    b, m = len(cosines), len(owner)
+    exps = [[math.exp(scale * c) for c in row] for row in cosines]
+    terms = [
+        [(-weights[i][j] * math.log(exps[i][j] / sum(exps[i]))) for j in range(m) if owner[j] == i]
+        for i in range(b)
+    ]
+    there = sum(sum(row) / len(row) for row in terms) / b
+    back = sum(
+        -weights[o][j] * math.log(exps[o][j] / sum(exps[i][j] for i in range(b)))
+        for j, o in enumerate(owner)
+    )
+    return (there + back / m) / 2
 
 
 def test_a_clean_batch_gives_weights_of_one(narrated):
@@ -132,12 +167,15 @@ def test_weights_have_no_gradient(narrated):
     assert torch.allclose(torch.autograd.grad(objective(scene), text)[0], weighted)
 
 
-def test_the_order_of_samples_does_not_matter(narrated):
-    pair, told = [0.8, 0.3, 0.5, 0.1], [0.9, 0.2, 0.3, 0.5]
-    order = [2, 0, 3, 1]
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(samples=NARRATED, draw=st.randoms(use_true_random=False))
+def test_the_order_of_samples_does_not_matter(narrated, samples, draw):
+    turned = draw.sample(samples, len(samples))
     losses = [
-        AdaptivePairs().double()(narrated(p, t))
-        for p, t in ((pair, told), ([pair[i] for i in order], [told[i] for i in order]))
+        AdaptivePairs().double()(narrated([c for c, _ in rows], [t for _, t in rows]))
+        for rows in (samples, turned)
     ]
     assert torch.allclose(*losses)
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from medvlp.losses.contrast.agreed_pairs import AgreedPairs
@@ -89,6 +91,39 @@ def test_the_loss_is_weighted_by_the_text_in_both_directions(narrated):
     logits = 10 * scene.embeddings.visual @ scene.embeddings.text.T
     expected = weighted_nce(logits, scene.target, weights, weights)
     assert objective(scene).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    samples=st.lists(
+        st.tuples(st.floats(-0.9, 0.9), st.one_of(st.none(), st.floats(-0.9, 0.9))),
+        min_size=1, max_size=5,
+    ),
+    draw=st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_the_loss_equals_the_naive_loop_in_any_order(narrated, samples, draw):
+    objective = fixed(0.3, 0.2, temperature=0.1)
+    told = [t for _, t in samples]
+    scene = narrated([c for c, _ in samples], told)
+    owner = [i for i, t in enumerate(told) for _ in range(1 if t is None else 2)]
+    # From 0.1 at 0.3 - 2 * 0.2 to 1 at 0.3 + 2 * 0.2; 1 where nobody else heard anything.
+    weights = [
+        1.0 if told[o] is None else 0.1 + 0.9 * min(max((told[o] + 0.1) / 0.8, 0), 1) for o in owner
+    ]
+    cosines = (scene.embeddings.visual @ scene.embeddings.text.T).tolist()
+    exps = [[math.exp(objective.scale().item() * c) for c in row] for row in cosines]
+    there, back = [[] for _ in samples], []
+    for j, (o, weight) in enumerate(zip(owner, weights, strict=True)):
+        there[o].append(-weight * math.log(exps[o][j] / sum(exps[o])))
+        back.append(-weight * math.log(exps[o][j] / sum(row[j] for row in exps)))
+    rows = [sum(terms) / len(terms) for terms in there]
+    expected = (sum(rows) / len(rows) + sum(back) / len(back)) / 2
+    assert objective(scene).item() == pytest.approx(expected, abs=1e-7)
+    turned = draw.sample(samples, len(samples))
+    other = narrated([c for c, _ in turned], [t for _, t in turned])
+    assert objective(other).item() == pytest.approx(expected, abs=1e-7)
 
 
 def test_without_narrations_it_is_infonce(narrated):

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd import gradcheck
 from torch.nn import functional
 
 from medvlp.batch import Asked, QuestionRole
@@ -119,11 +121,21 @@ def build(vocabulary, **settings_) -> MaskedText:
     return MaskedText(**vocabulary, **settings_)
 
 
+def in_float64(scene):
+    """The scene, the fusion and a table of words in double precision (towers give float32)."""
+    e = scene.embeddings
+    draw = torch.Generator().manual_seed(2)
+    table = torch.randn(60, e.text.shape[1], generator=draw, dtype=torch.float64)
+    scene.model.encode_words = lambda tokens, mask: table[tokens] * mask[..., None]
+    scene.model.fusion.double()
+    doubled = replace(e, visual=e.visual.double(), text=e.text.double(), patches=e.patches.double())
+    return replace(scene, embeddings=doubled, model=scene.model.eval())
+
+
 @torch.no_grad()
 def test_the_objective_equals_texts_fused_one_by_one(make_fused, vocabulary, monkeypatch):
-    scene = make_fused([2, 1, 3], [1, 1, 2])
-    scene.model.eval()
-    objective = build(vocabulary, rate=0.5)
+    scene = in_float64(make_fused([2, 1, 3], [1, 1, 2]))
+    objective = build(vocabulary, rate=0.5).double()
     module = importlib.import_module("medvlp.losses.fusion.masked_text")
     kept = {}
 
@@ -144,11 +156,29 @@ def test_the_objective_equals_texts_fused_one_by_one(make_fused, vocabulary, mon
         fused = model.fusion(cells, there, words, mask, cells=9)
         for place in range(length):
             if kept["hidden"][row, place]:
-                logits = objective.head(fused.word_layers[-1][0, place])
-                total += float(functional.cross_entropy(logits, batch.tokens[row, place]))
+                logits = objective.head(fused.word_layers[-1][0, place]).tolist()
+                chance = math.exp(logits[int(batch.tokens[row, place])])
+                total -= math.log(chance / sum(math.exp(logit) for logit in logits))
                 count += 1
     assert count >= 3
-    assert got.item() == pytest.approx(total / count, abs=1e-5)
+    assert got.item() == pytest.approx(total / count, abs=1e-9)
+
+
+def test_gradients_pass_gradcheck(make_fused, vocabulary):
+    scene = in_float64(make_fused([1, 2], words=[[5, 41], [7, 8]]))
+    objective = build(vocabulary, rate=0.5).double()
+    own = scene.embeddings.patches
+    along = torch.randn(own.shape, generator=torch.Generator().manual_seed(1), dtype=own.dtype)
+
+    def loss(step, bias):
+        torch.manual_seed(0)  # the same words are hidden at every call
+        moved = replace(scene.embeddings, patches=own + step * along)
+        given_bias = {"head.4.bias": bias}
+        return torch.func.functional_call(objective, given_bias, replace(scene, embeddings=moved))
+
+    step = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    bias = objective.head[4].bias.detach().clone().requires_grad_()
+    assert gradcheck(loss, (step, bias))
 
 
 @pytest.mark.parametrize("entities", [None, "mentions"])
