@@ -29,8 +29,8 @@ def with_chosen_weight(
 
     It is the smallest weight whose distance to the best is at most one standard error of that
     distance over patients (Breiman et al. 1984, section 3.4.3): of few patients the best is
-    chance, and the vector is the simpler answer. Where the split cannot tell at all, the model is
-    asked as it says itself.
+    chance, and the vector is the simpler answer. Where the split cannot tell at all, or the model
+    has no vector to ask, it is asked as it says itself.
 
     Args:
         task: With `evidence: chosen`; any other task is given back.
@@ -44,6 +44,9 @@ def with_chosen_weight(
     if task.evidence != "chosen":
         return task, []
     unchosen = task.model_copy(update={"evidence": None})
+    if context.model.answers.vector == 0:
+        # Without a vector beside it every weight ranks alike, and none of all answers nothing.
+        return unchosen, ["The model answers by its evidence alone, so its weight is not chosen."]
     if (task.where.split or context.config.split) == "val":
         return unchosen, ["The weight of the evidence cannot be chosen on the evaluated split."]
     where = task.where.model_copy(update={"split": "val"})

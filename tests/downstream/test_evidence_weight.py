@@ -12,6 +12,7 @@ from downstream.embedder import Embedder
 from downstream.evidence_weight import WEIGHTS
 from downstream.outcome import Context
 from downstream.zero_shot import run_zero_shot
+from medvlp.models.config import AnswerConfig
 
 from .test_zero_shot import LABELS, by_metric
 
@@ -104,6 +105,15 @@ def test_it_is_the_smallest_that_is_not_clearly_worse_than_the_best(
     assert [row.score for row in outcome.predictions] == pytest.approx(
         [row.score for row in same.predictions]
     )
+
+
+def test_a_model_without_a_vector_is_asked_by_its_evidence(fakes: Any) -> None:
+    """Of blind evidence the smallest weight would be 0, and then every score is the same."""
+    hospital, encoder = fakes.hospital(patients=200), halves(fakes, vector=False, evidence=False)
+    encoder.answers = AnswerConfig(vector=0.0, evidence=1.0)
+    outcome = run(hospital, encoder, evidence="chosen")
+    assert any("evidence alone" in note for note in outcome.notes)
+    assert len({row.score for row in outcome.predictions}) > 2
 
 
 def test_the_evaluated_split_and_an_empty_one_choose_nothing(fakes: Any) -> None:
