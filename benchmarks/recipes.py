@@ -3,10 +3,11 @@
     python benchmarks/recipes.py --out bench --shared ../shared/data          # everything
     python benchmarks/recipes.py --out bench --only surgery --recipes clip,hecvl
     python benchmarks/recipes.py --out bench --table                           # of what is there
+    python benchmarks/recipes.py --out big --budget large --jobs 1             # on a GPU
 
 A run is skipped when its `metrics.json` is there, so that the same command goes on after a stop.
 Each recipe (configs/recipes/*.yaml) is merged with the budget of a benchmark
-(benchmarks/budgets/*.yaml); where both name a key, the budget wins.
+(benchmarks/budgets/small/*.yaml, or `large` for a GPU); where both name a key, the budget wins.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def main() -> None:
         todo = [run for run in plan if not _done(run, out)]
         print(f"{len(todo)} runs to do", file=sys.stderr)
         with ThreadPoolExecutor(args.jobs) as pool:
-            started = [pool.submit(_execute_apart, run, out, args.set) for run in todo]
+            started = [pool.submit(_execute_apart, run, out, args.budget, args.set) for run in todo]
             for number, future in enumerate(as_completed(started), start=1):
                 print(f"{number}/{len(todo)} {future.result()}", file=sys.stderr, flush=True)
     table = write_table(
@@ -115,6 +116,8 @@ def _arguments() -> argparse.Namespace:
                         help="folder of the real radiographs")  # fmt: skip
     parser.add_argument("--only", help=f"of {','.join(BENCHES)}")
     parser.add_argument("--recipes", help="comma separated; default: all that take part")
+    parser.add_argument("--budget", default="small", choices=("small", "large"),
+                        help="tower, batch and steps of every run; large: for a GPU")  # fmt: skip
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--table", action="store_true", help="only write the table")
@@ -166,11 +169,11 @@ def _prepare(dataset: str, out: Path, shared: Path) -> None:
                "--set", f"deid.key_file={key}"])  # fmt: skip
 
 
-def _execute_apart(run: Run, out: Path, overrides: list[str]) -> str:
+def _execute_apart(run: Run, out: Path, budget: str, overrides: list[str]) -> str:
     """A run in a process of its own, which gives its memory back; the next starts if it dies."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_execute_and_tell, args=(sender, run, out, overrides))
+    process = context.Process(target=_execute_and_tell, args=(sender, run, out, budget, overrides))
     process.start()
     sender.close()
     process.join()
@@ -180,11 +183,13 @@ def _execute_apart(run: Run, out: Path, overrides: list[str]) -> str:
         return f"{run}: DIED with exit status {process.exitcode}"
 
 
-def _execute_and_tell(sender: Connection, run: Run, out: Path, overrides: list[str]) -> None:
-    sender.send(_execute(run, out, overrides))
+def _execute_and_tell(
+    sender: Connection, run: Run, out: Path, budget: str, overrides: list[str]
+) -> None:
+    sender.send(_execute(run, out, budget, overrides))
 
 
-def _execute(run: Run, out: Path, overrides: list[str]) -> str:
+def _execute(run: Run, out: Path, budget: str, overrides: list[str]) -> str:
     """Train and evaluate in this process; an error is told, and the next run starts."""
     from downstream.config import EvalConfig
     from downstream.evaluate import evaluate
@@ -196,7 +201,7 @@ def _execute(run: Run, out: Path, overrides: list[str]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=folder / "log.txt", level=logging.INFO, force=True)
     path = folder / "pretrain.yaml"
-    path.write_text(yaml.safe_dump(merged(run.recipe, run.bench), sort_keys=False))
+    path.write_text(yaml.safe_dump(merged(run.recipe, run.bench, budget), sort_keys=False))
     data, started = out / "data" / bench.dataset_of(run.seed), time.monotonic()
     try:
         config = load_config(PretrainConfig, path, [f"trainer.seed={run.seed}", *overrides])
@@ -211,11 +216,10 @@ def _execute(run: Run, out: Path, overrides: list[str]) -> str:
     return f"{run}: trained {trained:.0f} s, evaluated {time.monotonic() - started - trained:.0f} s"
 
 
-def merged(recipe: str, bench: str) -> dict[str, Any]:
+def merged(recipe: str, bench: str, budget: str = "small") -> dict[str, Any]:
     """A recipe under the budget of a benchmark."""
     tree = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
-    budget = yaml.safe_load((BUDGETS / f"{bench}.yaml").read_text())
-    return _merge(tree, budget)
+    return _merge(tree, yaml.safe_load((BUDGETS / budget / f"{bench}.yaml").read_text()))
 
 
 def _merge(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -184,6 +184,8 @@ class EvalConfig(Config):
     """Evaluate the same architecture with fresh weights beside it."""
     noise: bool = False
     """Evaluate on noise of the same shape: what the shape alone gives away."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model computes; `auto`: on a GPU where there is one."""
     batch_frames: PositiveInt = 256
     """Frames encoded at once."""
     examples: NonNegativeInt = 6

@@ -63,7 +63,7 @@ def evaluate(config: EvalConfig, *, data: Path, run: Path, out: Path) -> dict[st
         The headline of every task, and what was left out.
 
     Raises:
-        ConfigError: `out` holds something else than a report.
+        ConfigError: `out` holds something else than a report; there is no GPU where one is asked.
         DatasetError: The dataset is unusable, or has nothing for any task.
         CheckpointError: The run cannot be loaded.
     """
@@ -72,9 +72,24 @@ def evaluate(config: EvalConfig, *, data: Path, run: Path, out: Path) -> dict[st
 
     _refuse_foreign(out)
     dataset = Dataset.open(data)
-    encoder = load_encoder(run)
-    fresh = load_encoder(run, untrained=config.seed) if config.untrained else None
+    device = _device(config)
+    encoder = load_encoder(run, device=device)
+    fresh = load_encoder(run, untrained=config.seed, device=device) if config.untrained else None
     return evaluate_encoder(config, dataset=dataset, encoder=encoder, untrained=fresh, out=out)
+
+
+def _device(config: EvalConfig) -> str:
+    import torch
+
+    there = torch.cuda.is_available()
+    if config.device == "cuda" and not there:
+        raise ConfigError(
+            "there is no GPU that torch can use", code="device-missing", got="device: cuda",
+            next_step="leave `device: auto`, or look at: medvlp doctor",
+        )  # fmt: skip
+    if config.device == "auto":
+        return "cuda" if there else "cpu"
+    return config.device
 
 
 def evaluate_encoder(

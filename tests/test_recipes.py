@@ -26,6 +26,12 @@ RADIOLOGICAL = {
     "radclip", "medslip", "devide", "conceptclip", "keep", "m3ae", "arl", "ptunifier", "villa",
     "biomedica",
 }  # fmt: skip
+RUNS = [
+    (path, surgical)
+    for path in RECIPES
+    for surgical in (False, True)
+    if path.stem not in (RADIOLOGICAL if surgical else SURGICAL)
+]
 TINY = (
     "data.batch_size=8", "data.volume_frames=3", "data.cache_mb=200",
     "model.embed_dim=16", "model.preprocess.size=32", "model.frames.kwargs={width: 4}",
@@ -65,11 +71,12 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("path", "surgical"), RUNS, ids=lambda value: getattr(value, "stem", value)
+)
 def test_a_recipe_trains_reloads_strictly_and_is_evaluated(
-    path: Path, phantom: Path, tmp_path: Path
+    path: Path, surgical: bool, phantom: Path, tmp_path: Path
 ) -> None:
-    surgical = path.stem in SURGICAL
     source = "phantom_lectures" if surgical else "phantom_dicom"
     config = load_config(PretrainConfig, path, (*TINY, f"data.provenance=[{source}]"))
     run = tmp_path / "run"

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from downstream.card import compare
 from downstream.config import EvalConfig
-from downstream.evaluate import evaluate_encoder
+from downstream.evaluate import evaluate, evaluate_encoder
 from medvlp.errors import ConfigError, DatasetError, MedvlpError
 
 CONFIG = EvalConfig.model_validate(
@@ -232,3 +233,35 @@ def test_nothing_to_evaluate_is_an_error(tmp_path: Path, fakes: Any) -> None:
         )  # fmt: skip
     assert caught.value.code == "nothing-to-evaluate"
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "used"),
+    [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
+)
+def test_a_gpu_is_used_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str, there: bool, used: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr("data_connectors.dataset.store.Dataset.open", lambda _: None)
+    devices = []
+
+    def load(run: Path, *, device: str, untrained: int | None = None) -> None:
+        devices.append(device)
+
+    monkeypatch.setattr("medvlp.models.checkpoint.load_encoder", load)
+    monkeypatch.setattr("downstream.evaluate.evaluate_encoder", lambda *_, **__: {})
+    config = CONFIG.model_copy(update={"device": asked, "untrained": True})
+    evaluate(config, data=tmp_path, run=tmp_path, out=tmp_path / "report")
+    assert devices == [used, used]
+
+
+def test_a_gpu_that_is_not_there_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("data_connectors.dataset.store.Dataset.open", lambda _: None)
+    config = CONFIG.model_copy(update={"device": "cuda"})
+    with pytest.raises(ConfigError) as caught:
+        evaluate(config, data=tmp_path, run=tmp_path, out=tmp_path / "report")
+    assert caught.value.code == "device-missing"

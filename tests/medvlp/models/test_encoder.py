@@ -57,3 +57,14 @@ def test_heat_peaks_where_the_evidence_comes_from(encoder: Encoder, visuals):
 def test_the_model_is_frozen_and_in_evaluation_mode(encoder: Encoder):
     assert not encoder.model.training
     assert not any(p.requires_grad for p in encoder.model.parameters())
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_what_the_processor_gives(encoder: Encoder, visuals):
+    texts = ["No nodule.", "There is a nodule."]
+    before = encoder.compare(visuals, encoder.texts(texts))
+    there = Encoder(encoder.model, encoder.tokenizer, digest="d", device="cuda")
+    vectors, evidence = there.compare(visuals, there.texts(texts))
+    assert vectors.device.type == evidence.device.type == "cpu"
+    assert torch.allclose(vectors, before[0], atol=2e-3)  # TF32
+    assert torch.allclose(evidence, before[1], atol=2e-2)
