@@ -32,6 +32,7 @@ RUNS = [
     for surgical in (False, True)
     if path.stem not in (RADIOLOGICAL if surgical else SURGICAL)
 ]
+NAMES = [f"{path.stem}-{'lectures' if surgical else 'dicom'}" for path, surgical in RUNS]
 TINY = (
     "data.batch_size=8", "data.volume_frames=3", "data.cache_mb=200",
     "model.embed_dim=16", "model.preprocess.size=32", "model.frames.kwargs={width: 4}",
@@ -71,9 +72,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("path", "surgical"), RUNS, ids=lambda value: getattr(value, "stem", value)
-)
+@pytest.mark.parametrize(("path", "surgical"), RUNS, ids=NAMES)
 def test_a_recipe_trains_reloads_strictly_and_is_evaluated(
     path: Path, surgical: bool, phantom: Path, tmp_path: Path
 ) -> None:
