@@ -150,7 +150,7 @@ class Judged:
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.logit_scale = float(model.logit_scale.exp())
+        self.logit_scale = float(model.logit_scale.detach().exp())
 
     @torch.inference_mode()
     def visuals(self, visuals: Sequence[Visual]) -> Tensor:
