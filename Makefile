@@ -7,6 +7,7 @@ UV_VERSION := 0.13.9
 OUT ?= demo
 PATIENTS ?=
 LECTURES ?=
+EXTRAS ?= pacs,seg,ocr,ray
 SEED ?= 1
 
 .PHONY: help install demo test test-slow test-all check format clean
@@ -28,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { echo "missing system package: python3-venv (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,$(EXTRAS)]'
 	@$(BIN)/medvlp doctor --require > /dev/null
 	@touch $@
 

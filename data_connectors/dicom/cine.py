@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from data_connectors.dicom.decode import real_values, stored_frame, windows
+from data_connectors.dicom.decode import stored_frame
 from data_connectors.dicom.header import number, numbers, text, whole
 from data_connectors.dicom.image import invert, to_8_bit
+from data_connectors.dicom.values import real_values, windows
 from data_connectors.dicom.volume import Stored, pixel_digest
 from data_connectors.items import Payload
 from medvlp.errors import InputError

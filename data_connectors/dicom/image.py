@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from data_connectors.dicom.decode import padding_mask, real_values, stored_frame, windows
+from data_connectors.dicom.decode import stored_frame
 from data_connectors.dicom.header import numbers, text, whole
+from data_connectors.dicom.values import padding_mask, real_values, windows
 from data_connectors.dicom.volume import Stored, fill_padding, pixel_digest
 from data_connectors.items import Payload
 from medvlp.types import Geometry

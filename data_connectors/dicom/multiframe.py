@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
-from data_connectors.dicom.decode import padding_mask, rescale, stored_frame, windows
+from data_connectors.dicom.decode import stored_frame
 from data_connectors.dicom.geometry import canonical, single, stack
 from data_connectors.dicom.header import Plane, guarded, number, plane_of, text, whole
 from data_connectors.dicom.image import store_grey
 from data_connectors.dicom.series import check_size
 from data_connectors.dicom.source import DicomSource
+from data_connectors.dicom.values import padding_mask, rescale, windows
 from data_connectors.dicom.volume import Stored, VolumeBuilder, fill_padding, store_volume
 from medvlp.errors import GeometryError, InputError
 from medvlp.types import Kind, Unit

@@ -10,14 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
-from data_connectors.dicom.decode import (
-    check_pixels,
-    is_hounsfield,
-    padding_mask,
-    real_values,
-    stored_frame,
-    windows,
-)
+from data_connectors.dicom.decode import check_pixels, stored_frame
 from data_connectors.dicom.geometry import Grid, as_acquired, canonical, single, stack
 from data_connectors.dicom.header import (
     Header,
@@ -29,6 +22,7 @@ from data_connectors.dicom.header import (
 from data_connectors.dicom.identity import identity_of
 from data_connectors.dicom.image import store_grey
 from data_connectors.dicom.source import DicomSource
+from data_connectors.dicom.values import is_hounsfield, padding_mask, real_values, windows
 from data_connectors.dicom.volume import Stored, VolumeBuilder, fill_padding, store_volume
 from data_connectors.files import fetch, refuse
 from data_connectors.items import Identity, Refused

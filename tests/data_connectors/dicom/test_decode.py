@@ -18,14 +18,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data_connectors.dicom.decode import (
-    check_pixels,
-    padding_mask,
-    real_values,
-    rescale,
-    stored_frame,
-)
+from data_connectors.dicom.decode import check_pixels, stored_frame
 from data_connectors.dicom.header import read_dataset
+from data_connectors.dicom.values import padding_mask, real_values, rescale
 from medvlp.errors import InputError
 
 LIMITS = {"max_bytes": 10**9, "max_frames": 1000}
