@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from governance.leakforms import Canaries
+from data_connectors.deid.forms import Canaries
 from governance.leakstreams import Stream, streams_of
 from medvlp.errors import ConfigError
 

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_connectors.deid.forms import Canaries, Search
 from governance.leakcheck import leakcheck
-from governance.leakforms import Canaries, Search
 from medvlp.errors import ConfigError
 
 NAME, NUMBER, DATE, ACCENTED = "ZYXWV^QUILLON", "MRN-7731-QX", "19420719", "Zürmûhl"
