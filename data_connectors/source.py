@@ -20,17 +20,22 @@ from pydantic import Field
 from medvlp.config import Config
 
 
-class Source(Config):
-    """One entry of an ingest config's `sources:`; each connector adds its own `kind` and keys."""
+class NamedSource(Config):
+    """What every entry of an ingest config's `sources:` says, wherever its data lies."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_\-]*$")
     """Short name; becomes the `provenance` of every sample."""
-    path: Path
-    """Folder or file; a relative path is relative to the config file."""
     licence: str = ""
     domain: str = Field(default="", pattern=r"^[A-Za-z0-9_.\-]*$")
     """Who gave out the patient identifiers. Sources of one domain share patients (images, reports
     and videos of one hospital); collections that number their patients 1, 2, 3 each need one."""
+
+
+class Source(NamedSource):
+    """A source of files; each connector adds its own `kind` and keys."""
+
+    path: Path
+    """Folder or file; a relative path is relative to the config file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from data_connectors.source import Source
+from medvlp.config import Config
 
 
-class DicomSource(Source):
-    """A folder, one file or one `.tar`/`.tar.gz` of DICOM files."""
+class DicomReading(Config):
+    """How DICOM files are read, wherever they came from: a folder, or an archive's network."""
 
-    kind: Literal["dicom"] = "dicom"
     labels: Path | None = None
     """CSV `uid,labels`: gold labels joined by `|`; uid is a SeriesInstanceUID or SOPInstanceUID.
     A relative path is looked for in the folder `path`, then in the folders above it."""
@@ -41,3 +41,9 @@ class DicomSource(Source):
     """Most bytes of one file, and of one visual once decoded."""
     jpeg_quality: int = Field(default=95, ge=1, le=100)
     """Quality of the stored frames of cine loops."""
+
+
+class DicomSource(Source, DicomReading):
+    """A folder, one file or one `.tar`/`.tar.gz` of DICOM files."""
+
+    kind: Literal["dicom"] = "dicom"
