@@ -1,39 +1,51 @@
-"""A series of single-frame slices -> one volume, or refusals that name what is wrong."""
+"""A series of single-frame slices -> one volume, or refusals that name what is wrong.
+
+`load_series` gives the volume in memory, `read_series` as it goes into the dataset.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from data_connectors.dicom.decode import check_pixels, stored_frame
-from data_connectors.dicom.geometry import Grid, as_acquired, canonical, single, stack
-from data_connectors.dicom.header import (
-    Header,
-    guarded,
-    number,
-    parse_header,
-    read_dataset,
-)
-from data_connectors.dicom.identity import identity_of
+from data_connectors.dicom.decode import stored_frame
+from data_connectors.dicom.geometry import Canonical, Grid, as_acquired, canonical, single, stack
+from data_connectors.dicom.header import Header, read_dataset
 from data_connectors.dicom.image import store_grey
+from data_connectors.dicom.slots import Slot, read_slots
 from data_connectors.dicom.source import DicomSource
-from data_connectors.dicom.values import is_hounsfield, padding_mask, real_values, windows
+from data_connectors.dicom.values import padding_mask, real_values
 from data_connectors.dicom.volume import Stored, VolumeBuilder, fill_padding, store_volume
 from data_connectors.files import fetch, refuse
 from data_connectors.items import Identity, Refused
 from medvlp.errors import GeometryError, InputError
-from medvlp.types import Kind, Unit
+from medvlp.types import Kind, Volume
 
-_DEFAULT_THICKNESS_MM = 1.0
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedSeries:
+    """A series in memory."""
+
+    volume: Volume
+    """Real values on the patient's axes; a lone slice that is an image is [1, rows, columns]."""
+    kind: Kind
+    """`image` for a lone slice that is no axial CT, else `volume`."""
+    header: Header
+    """Of the first slice along the normal."""
+    identity: Identity
+    names: tuple[str, ...]
+    """The files used, one a slice, in their order along the normal of the slices."""
+    frame: Canonical
+    """How the stack became the volume: `frame.view(volume.array)[k]` are the pixels, [row,
+    column] as they were acquired, of `names[k]`."""
 
 
 class Assembled(NamedTuple):
-    """A volume, or the image that a single slice is, with what its first header says."""
+    """A visual as it goes into the dataset, with what its first header says."""
 
     kind: Kind
     stored: Stored
@@ -42,29 +54,21 @@ class Assembled(NamedTuple):
     inputs: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class _Slot:
-    """One place in the series: usually one file, more if the archive sent copies."""
-
-    header: Header
-    identity: Identity
-    unit: Unit
-    window: tuple[float, float] | None
-    thickness: float
-    names: list[str] = field(default_factory=list)
-
-
-def read_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[Assembled | Refused]:
+def load_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[LoadedSeries | Refused]:
     """Read the slices of one series.
 
     A broken slice is refused by itself and the series decided on without it; whatever then forms
     no regular grid is refused as a whole. A series of one slice is an image, or a volume of one
     slice if it is an axial CT, whose Hounsfield units an image file could not hold.
 
+    Args:
+        source: Where the files are, and the limits and tolerances that hold.
+        names: The files of one group of `group_series`, relative to the source's path.
+
     Yields:
-        At most one volume; every name is in the inputs of exactly one yielded thing.
+        At most one series; every name is in exactly one yielded thing.
     """
-    slots, refused, places = _read_headers(source, names)
+    slots, refused, places = read_slots(source, names)
     try:
         built = _assemble(source, slots, places == 1, refused)
     except InputError as error:
@@ -76,68 +80,41 @@ def read_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[Assembl
     yield from refused
     yield from (_copy(name) for slot in built.slots for name in slot.names[1:])
     first, middle = built.slots[0], built.slots[len(built.slots) // 2]
-    kind: Kind = "image" if built.image else "volume"
-    if built.image:
-        plane = first.header.plane
-        spacing = None if plane is None else plane.spacing
-        stored = store_grey(built.builder.get(0), middle.window, spacing)
-    else:
-        stored = store_volume(built.builder.finish(first.unit, middle.window))
-    inputs = tuple(sorted(slot.names[0] for slot in built.slots))
-    yield Assembled(kind, stored, first.header, first.identity, inputs)
-
-
-class _Slots(NamedTuple):
-    slots: list[_Slot]
-    """One a place, in a stable order."""
-    refused: list[Refused]
-    places: int
-    """How many places the files stand for, broken ones included."""
-
-
-def _read_headers(source: DicomSource, names: tuple[str, ...]) -> _Slots:
-    """The places of a series; files that cannot be used are refused."""
-    slots: dict[object, _Slot] = {}
-    places: set[object] = set()
-    refused = []
-    for name, handle in fetch(source.path, names):
-        place: object = name
-        try:
-            dataset = read_dataset(handle)
-            header = guarded(partial(parse_header, dataset, name))
-            if header.sop_uid and header.plane:
-                place = (header.sop_uid, header.plane)
-            slot = _slot(dataset, header, source)
-            slots.setdefault(place, slot).names.append(name)
-        except InputError as error:
-            refused.append(refuse(error, (name,)))
-        places.add(place)
-    for slot in slots.values():
-        slot.names.sort()
-    return _Slots(sorted(slots.values(), key=lambda slot: slot.names), refused, len(places))
-
-
-def _slot(dataset: Dataset, header: Header, source: DicomSource) -> _Slot:
-    check_pixels(dataset, max_bytes=source.max_bytes, max_frames=source.max_frames)
-    hounsfield = header.modality == "CT" and is_hounsfield(dataset)
-    return _Slot(
-        header=header,
-        identity=identity_of(dataset, allow_missing_patient=source.allow_missing_patient),
-        unit="HU" if hounsfield else "raw",
-        window=windows(dataset),
-        thickness=number(dataset, "SliceThickness") or _DEFAULT_THICKNESS_MM,
+    yield LoadedSeries(
+        volume=built.builder.finish(first.unit, middle.window),
+        kind="image" if built.image else "volume",
+        header=first.header,
+        identity=first.identity,
+        names=tuple(slot.names[0] for slot in built.slots),
+        frame=built.builder.frame,
     )
+
+
+def read_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[Assembled | Refused]:
+    """What `load_series` gives, as it goes into the dataset."""
+    for part in load_series(source, names):
+        if isinstance(part, Refused):
+            yield part
+            continue
+        if part.kind == "image":
+            plane = part.header.plane
+            spacing = None if plane is None else plane.spacing
+            stored = store_grey(part.volume.array[0], part.volume.window, spacing)
+        else:
+            stored = store_volume(part.volume)
+        inputs = tuple(sorted(part.names))
+        yield Assembled(part.kind, stored, part.header, part.identity, inputs)
 
 
 class _Built(NamedTuple):
     builder: VolumeBuilder
-    slots: list[_Slot]
+    slots: list[Slot]
     """In the order of the stack."""
     image: bool
 
 
 def _assemble(
-    source: DicomSource, slots: list[_Slot], alone: bool, refused: list[Refused]
+    source: DicomSource, slots: list[Slot], alone: bool, refused: list[Refused]
 ) -> _Built:
     """Decide on a grid and fill it; slices that do not decode are left out and it starts again.
 
@@ -161,7 +138,7 @@ def _assemble(
         slots[:] = [slot for slot in slots if slot.names]
 
 
-def _grid(source: DicomSource, slots: list[_Slot], alone: bool) -> Grid:
+def _grid(source: DicomSource, slots: list[Slot], alone: bool) -> Grid:
     """The grid of the slots.
 
     Raises:
@@ -174,7 +151,7 @@ def _grid(source: DicomSource, slots: list[_Slot], alone: bool) -> Grid:
     if alone:
         if header.plane is None:
             return Grid((0,), np.eye(4))
-        return single(header.plane, abs(slots[0].thickness) or _DEFAULT_THICKNESS_MM)
+        return single(header.plane, slots[0].thickness)
     if len(slots) < source.min_slices:
         raise GeometryError(
             "too few slices for a volume", code="series-too-short",
@@ -204,7 +181,7 @@ def check_size(source: DicomSource, slices: int, rows: int, columns: int) -> Non
         )  # fmt: skip
 
 
-def _check_uniform(slots: list[_Slot]) -> None:
+def _check_uniform(slots: list[Slot]) -> None:
     """One size, unit, frame of reference and patient in a series."""
     for what, code, values in (
         ("image sizes", "series-mixed-size", {(s.header.rows, s.header.columns) for s in slots}),
@@ -225,7 +202,7 @@ def _check_uniform(slots: list[_Slot]) -> None:
 
 
 def _fill(
-    source: DicomSource, builder: VolumeBuilder, ordered: list[_Slot]
+    source: DicomSource, builder: VolumeBuilder, ordered: list[Slot]
 ) -> dict[str, InputError]:
     """Decode every file into its place; return what did not decode.
 
@@ -253,7 +230,7 @@ def _fill(
     return broken
 
 
-def _values(dataset: Dataset, slot: _Slot) -> np.ndarray:
+def _values(dataset: Dataset, slot: Slot) -> np.ndarray:
     stored = stored_frame(dataset, 0)
     if stored.ndim != 2:
         raise InputError("a slice is in colour", code="series-mixed-colour")

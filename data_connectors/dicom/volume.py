@@ -26,23 +26,23 @@ class VolumeBuilder:
             frame: How the stack becomes the volume.
             shape: (slices, rows, columns) of the stack.
         """
-        self._frame = frame
+        self.frame = frame
         self._array = np.zeros(frame.shape(shape), np.int16)
 
     def put(self, index: int, values: np.ndarray) -> None:
         """Place a slice (int16 or float32 [rows, columns]) at its place along the normal."""
         if values.dtype != np.int16 and self._array.dtype == np.int16:
             self._array = self._array.astype(np.float32)
-        self._frame.view(self._array)[index] = values
+        self.frame.view(self._array)[index] = values
 
     def get(self, index: int) -> np.ndarray:
         """The slice that was put there."""
-        values: np.ndarray = self._frame.view(self._array)[index]
+        values: np.ndarray = self.frame.view(self._array)[index]
         return values
 
     def finish(self, unit: Unit, window: tuple[float, float] | None) -> Volume:
         """The volume."""
-        return Volume(self._array, self._frame.affine, unit, window)
+        return Volume(self._array, self.frame.affine, unit, window)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

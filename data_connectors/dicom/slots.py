@@ -1,0 +1,78 @@
+"""The places of a series: one slice each, whose copies in the archive share it. Headers only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+from pydicom.dataset import Dataset
+
+from data_connectors.dicom.decode import check_pixels
+from data_connectors.dicom.header import Header, guarded, number, parse_header, read_dataset
+from data_connectors.dicom.identity import identity_of
+from data_connectors.dicom.source import DicomSource
+from data_connectors.dicom.values import is_hounsfield, windows
+from data_connectors.files import fetch, refuse
+from data_connectors.items import Identity, Refused
+from medvlp.errors import InputError
+from medvlp.types import Unit
+
+DEFAULT_THICKNESS_MM = 1.0
+"""Depth of a lone slice whose header gives none."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """One place in the series: usually one file, more if the archive sent copies."""
+
+    header: Header
+    identity: Identity
+    unit: Unit
+    window: tuple[float, float] | None
+    thickness: float
+    names: list[str] = field(default_factory=list)
+
+
+class Slots(NamedTuple):
+    """What the files of a series stand for."""
+
+    slots: list[Slot]
+    """One a place, in a stable order."""
+    refused: list[Refused]
+    places: int
+    """How many places the files stand for, broken ones included."""
+
+
+def read_slots(source: DicomSource, names: tuple[str, ...]) -> Slots:
+    """The places of a series; files that cannot be used are refused."""
+    slots: dict[object, Slot] = {}
+    places: set[object] = set()
+    refused = []
+    for name, handle in fetch(source.path, names):
+        place: object = name
+        try:
+            dataset = read_dataset(handle)
+            header = guarded(partial(parse_header, dataset, name))
+            if header.sop_uid and header.plane:
+                place = (header.sop_uid, header.plane)
+            slot = _slot(dataset, header, source)
+            slots.setdefault(place, slot).names.append(name)
+        except InputError as error:
+            refused.append(refuse(error, (name,)))
+        places.add(place)
+    for slot in slots.values():
+        slot.names.sort()
+    return Slots(sorted(slots.values(), key=lambda slot: slot.names), refused, len(places))
+
+
+def _slot(dataset: Dataset, header: Header, source: DicomSource) -> Slot:
+    check_pixels(dataset, max_bytes=source.max_bytes, max_frames=source.max_frames)
+    hounsfield = header.modality == "CT" and is_hounsfield(dataset)
+    return Slot(
+        header=header,
+        identity=identity_of(dataset, allow_missing_patient=source.allow_missing_patient),
+        unit="HU" if hounsfield else "raw",
+        window=windows(dataset),
+        thickness=abs(number(dataset, "SliceThickness") or DEFAULT_THICKNESS_MM),
+    )
