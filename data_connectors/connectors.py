@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol, assert_never, runtime_checkable
 
 from data_connectors.config import AnySource
 from data_connectors.dicom.source import DicomSource
-from data_connectors.files import is_archive, members_of
+from data_connectors.files import Files, files_below
 from data_connectors.images.source import ImagesSource
 from data_connectors.items import Item, Refused
 from data_connectors.reports.source import ReportsSource
@@ -51,27 +49,6 @@ def connector_of(source: AnySource) -> Connector:
             assert_never(source)
 
 
-def files_under(path: Path) -> dict[str, tuple[int, int]]:
-    """Every file of a source: relative POSIX path -> (bytes, modification time in ns).
-
-    A source that is one file holds that file, by its name; one that is an archive holds its
-    members. Links are listed, not followed into folders.
-    """
-    if is_archive(path):
-        return members_of(path)
-    if not path.is_dir():
-        status = path.stat()
-        return {path.name: (status.st_size, status.st_mtime_ns)}
-    found: dict[str, tuple[int, int]] = {}
-    folders = [path]
-    while folders:
-        folder = folders.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(Path(entry.path))
-                    continue
-                status = entry.stat(follow_symlinks=False)
-                name = Path(entry.path).relative_to(path).as_posix()
-                found[name] = (status.st_size, status.st_mtime_ns)
-    return found
+def files_of(source: AnySource) -> Files:
+    """Every file of a source, as its connector names them."""
+    return files_below(source.path, archives=not isinstance(source, LecturesSource))

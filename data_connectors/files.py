@@ -1,48 +1,83 @@
-"""The files of a folder or tar archive, in a stable order, none skipped silently.
+"""The files of a folder or archive, in a stable order, none skipped silently.
 
 Archives are never unpacked to disk: members are read in memory, one at a time, so that no member
-name, link or device can reach the file system.
+name, link or device can reach the file system. An archive in a folder is entered: its members
+are files below its name (`studies/0017.zip/IM0001`). One in an archive is not.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import tarfile
-import zlib
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from data_connectors.archives.archive import is_archive, open_archive
+from data_connectors.archives.expanded import inflate, inflate_bytes
+from data_connectors.archives.index import ARCHIVE_SUFFIXES
 from data_connectors.items import Refused
 from medvlp.errors import InputError, MedvlpError
+
+__all__ = ["Handle", "fetch", "files_below", "is_archive", "refuse", "scan"]
 
 Handle = Path | BytesIO
 """Something to read one input from."""
 
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error)
+Files = dict[str, tuple[int, int]]
+"""Name -> (bytes, modification time in ns)."""
+
+_LARGEST = 2_000_000_000
+"""Most bytes of a gzip file's content, where the caller does not say."""
 
 
-def is_archive(path: Path) -> bool:
-    """Whether a path is a file named like a tar archive."""
-    return path.name.lower().endswith(_TAR_SUFFIXES) and path.is_file()
+def files_below(root: Path, *, archives: bool = True) -> Files:
+    """Every file of a source, under the names that `scan` gives.
 
+    A source that is one file holds that file. An archive stands for its members; one that is
+    broken or holds nothing stands for itself too, because that is what is refused. Links are
+    listed, not followed.
 
-def members_of(path: Path) -> dict[str, tuple[int, int]]:
-    """What an archive holds, under the names that `scan` gives: name -> (bytes, time in ns).
-
-    An archive that cannot be read to its end holds itself too, because that is what is refused.
+    Args:
+        root: A folder or file.
+        archives: Whether archives are entered.
     """
-    found: dict[str, tuple[int, int]] = {}
-    changed = path.stat().st_mtime_ns
+    if not root.is_dir():
+        if archives and is_archive(root):
+            return _members(root, "", root.name)
+        state = root.stat()
+        return {root.name: (state.st_size, state.st_mtime_ns)}
+    found: Files = {}
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            continue  # `scan` refuses it by name
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(Path(entry.path))
+                continue
+            name = Path(entry.path).relative_to(root).as_posix()
+            if archives and _entered(Path(entry.path)):
+                found.update(_members(Path(entry.path), f"{name}/", name))
+            else:
+                state = entry.stat(follow_symlinks=False)
+                found[name] = (state.st_size, state.st_mtime_ns)
+    return found
+
+
+def _members(path: Path, prefix: str, own: str) -> Files:
+    state = path.stat()
     try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                if not member.isdir():
-                    found[_member_name(member)] = (member.size, changed)
-    except _TAR_ERRORS:
-        found[path.name] = (path.stat().st_size, changed)
+        index = open_archive(path).index
+    except OSError:
+        return {own: (state.st_size, state.st_mtime_ns)}
+    found = {f"{prefix}{m.name}": (m.size, state.st_mtime_ns) for m in index.members.values()}
+    if index.error is not None:
+        found[own] = (state.st_size, state.st_mtime_ns)
     return found
 
 
@@ -62,14 +97,16 @@ def scan(
     max_files: int,
     max_bytes: int,
     skip: Collection[Path] = (),
+    expand: bool = True,
 ) -> Iterator[tuple[str, Handle] | Refused]:
     """Every file below a root as (name, handle), or why it cannot be one.
 
     Args:
-        root: A folder, a tar archive or one file.
+        root: A folder, an archive or one file.
         max_files: Most files; the rest is refused as one entry.
         max_bytes: Most bytes of one file.
         skip: Absolute paths that are not inputs (label tables and the like).
+        expand: Hand out the content of a gzip file instead of the file.
 
     Yields:
         Names relative to the root with `/`, sorted for folders and in stored order for archives.
@@ -77,63 +114,134 @@ def scan(
     """
     if not root.exists():
         raise InputError("the source's path does not exist", code="source-missing")
-    if root.is_file():
-        if is_archive(root):
-            yield from _scan_tar(root, max_files=max_files, max_bytes=max_bytes)
-        else:
-            yield _check(root, root.name, root.parent, max_bytes)
-        return
-    root = root.resolve()
-    skipped = {path.resolve() for path in skip}
-    number = 0
-    for name, found in _walk(root):
-        if isinstance(found, Refused):
-            yield found
-            continue
-        if found in skipped:
-            continue
-        number += 1
-        if number > max_files:
-            yield Refused(
-                "too-many-files",
-                f"the source has more than {max_files} files; the rest was not looked at",
-                "raise max_files or split the source",
-                (name,),
-            )
+    for number, entry in enumerate(_found(root, max_bytes, skip)):
+        if number >= max_files:
+            name = entry.inputs[0] if isinstance(entry, Refused) else entry[0]
+            reason = f"the source has more than {max_files} files; the rest was not looked at"
+            step = "raise max_files or split the source"
+            yield Refused("too-many-files", reason, step, (name,))
             return
-        yield _check(found, name, root, max_bytes)
+        if isinstance(entry, Refused) or not expand:
+            yield entry
+        else:
+            yield _expanded(*entry, max_bytes)
 
 
-def fetch(root: Path, names: Collection[str]) -> Iterator[tuple[str, Handle]]:
+def fetch(
+    root: Path, names: Collection[str], *, max_bytes: int = _LARGEST, expand: bool = True
+) -> Iterator[tuple[str, Handle]]:
     """Handles for names that `scan` gave, in no particular order.
 
     A handle is only valid until the next one is asked for.
 
     Raises:
-        InputError: A name is gone, or the archive cannot be read any more.
+        InputError: A name is gone, or an archive cannot be read any more.
     """
-    if root.is_file() and not is_archive(root):
-        yield from ((name, root) for name in names)
+    if is_archive(root):
+        found: Iterator[tuple[str, Handle]] = open_archive(root).fetch(names)
+    elif root.is_file():
+        found = ((name, root) for name in names)
+    else:
+        found = _fetch_below(root, names)
+    for name, handle in found:
+        entry = _expanded(name, handle, max_bytes) if expand else (name, handle)
+        if isinstance(entry, Refused):
+            raise InputError(entry.reason, code=entry.code, next_step=entry.next_step)
+        yield entry
+
+
+def _fetch_below(root: Path, names: Collection[str]) -> Iterator[tuple[str, Handle]]:
+    """Files of a folder, those in archives one archive after the other."""
+    inside: dict[Path, list[str]] = {}
+    for name in names:
+        archive = _archive_of(root, name)
+        if archive is None:
+            yield name, root / name
+        else:
+            inside.setdefault(archive, []).append(name)
+    for archive, members in inside.items():
+        prefix = f"{_name(archive, root)}/"
+        for name, handle in open_archive(archive).fetch([m.removeprefix(prefix) for m in members]):
+            yield prefix + name, handle
+
+
+def _archive_of(root: Path, name: str) -> Path | None:
+    """The archive that a name lies in, if any."""
+    at = name.find("/")
+    while at >= 0:
+        if name[:at].lower().endswith(ARCHIVE_SUFFIXES) and (root / name[:at]).is_file():
+            return root / name[:at]
+        at = name.find("/", at + 1)
+    return None
+
+
+def _found(
+    root: Path, max_bytes: int, skip: Collection[Path]
+) -> Iterator[tuple[str, Handle] | Refused]:
+    """Files and members of archives, each checked."""
+    if root.is_file():
+        if is_archive(root):
+            yield from _inside(root, "", root.name, max_bytes)
+        else:
+            yield _check(root, root.name, root.parent, max_bytes)
         return
-    if root.is_dir():
-        yield from ((name, root / name) for name in names)
-        return
-    wanted = set(names)
+    root = root.resolve()
+    skipped = {path.resolve() for path in skip}
+    for name, found in _walk(root):
+        if isinstance(found, Refused):
+            yield found
+        elif found in skipped:
+            continue
+        elif _entered(found):
+            yield from _inside(found, f"{name}/", name, max_bytes)
+        else:
+            yield _check(found, name, root, max_bytes)
+
+
+def _entered(path: Path) -> bool:
+    """Whether a file in a folder is an archive that is entered."""
+    return is_archive(path) and not path.is_symlink()
+
+
+def _inside(
+    path: Path, prefix: str, own: str, max_bytes: int
+) -> Iterator[tuple[str, Handle] | Refused]:
+    """The members of an archive, read one at a time."""
     try:
-        with tarfile.open(root, "r|*") as archive:
-            for member in archive:
-                name = _member_name(member)
-                if name not in wanted or not member.isfile():
-                    continue
-                wanted.discard(name)
-                stream = archive.extractfile(member)
-                yield name, BytesIO(stream.read() if stream else b"")
-                if not wanted:
-                    return
-    except _TAR_ERRORS as error:
-        raise _broken(error) from error
-    if wanted:
-        raise InputError("an archive member is gone", code="input-gone", got=len(wanted))
+        archive = open_archive(path)
+    except OSError as error:
+        reason = f"the file cannot be read ({type(error).__name__})"
+        yield Refused("file-unreadable", reason, "check its permissions", (own,))
+        return
+    for member in archive.index.members.values():
+        name = prefix + member.name
+        if member.refused is not None:
+            yield replace(member.refused, inputs=(name,))
+        elif member.size > max_bytes:
+            yield _too_large(member.size, max_bytes, name)
+        elif member.size == 0:
+            yield Refused("file-empty", "the member has no bytes", "pack it again", (name,))
+        else:
+            try:
+                entry = name, archive.read(member)
+            except InputError as error:
+                yield refuse(error, (name,))
+                continue
+            yield entry
+    if archive.index.error is not None:
+        yield replace(archive.index.error, inputs=(own,))
+
+
+def _expanded(name: str, handle: Handle, max_bytes: int) -> tuple[str, Handle] | Refused:
+    """The content of a gzip file; anything else as it is."""
+    if not name.lower().endswith(".gz"):
+        return name, handle
+    try:
+        if isinstance(handle, BytesIO):
+            return name, BytesIO(inflate_bytes(handle.getvalue(), max_bytes=max_bytes))
+        return name, BytesIO(inflate(handle, max_bytes=max_bytes))
+    except InputError as error:
+        return refuse(error, (name,))
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path | Refused]]:
@@ -180,6 +288,9 @@ def _is_utf8(name: str) -> bool:
 
 def _check(path: Path, name: str, root: Path, max_bytes: int) -> tuple[str, Handle] | Refused:
     """A plain readable file inside the root, or why it is none."""
+    if path.is_symlink() and is_archive(path):
+        reason = "a link to an archive is not entered"
+        return Refused("symlink-archive", reason, "make the archive a source of its own", (name,))
     if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
         reason = "a link points outside the source's folder"
         return Refused("symlink-outside", reason, "copy the file into the folder", (name,))
@@ -197,59 +308,6 @@ def _check(path: Path, name: str, root: Path, max_bytes: int) -> tuple[str, Hand
     return name, path
 
 
-def _scan_tar(
-    path: Path, *, max_files: int, max_bytes: int
-) -> Iterator[tuple[str, Handle] | Refused]:
-    seen: set[str] = set()
-    try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                if member.isdir():
-                    continue
-                name = _member_name(member)
-                if name in seen:
-                    continue  # a later member of one name replaces nothing; the first counts
-                seen.add(name)
-                if len(seen) > max_files:
-                    reason = f"more than {max_files} members; the rest was not looked at"
-                    yield Refused("too-many-files", reason, "raise max_files", (name,))
-                    return
-                yield _member(archive, member, name, max_bytes)
-    except _TAR_ERRORS as error:
-        yield refuse(_broken(error), (path.name,))
-
-
-def _member(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, max_bytes: int
-) -> tuple[str, Handle] | Refused:
-    """One member in memory, or why it is refused."""
-    pure = PurePosixPath(member.name)
-    if pure.is_absolute() or ".." in pure.parts or not _is_utf8(member.name):
-        reason = "an archive member's name leaves the archive, or is not UTF-8"
-        return Refused("archive-unsafe-name", reason, "repack it", (name,))
-    if not member.isfile():
-        reason = "an archive member is a link or device"
-        return Refused("archive-not-a-file", reason, "repack it", (name,))
-    if member.size > max_bytes:
-        return _too_large(member.size, max_bytes, name)
-    if member.size == 0:
-        return Refused("file-empty", "the member has no bytes", "repack it", (name,))
-    stream = archive.extractfile(member)
-    return name, BytesIO(stream.read() if stream else b"")
-
-
-def _member_name(member: tarfile.TarInfo) -> str:
-    return str(PurePosixPath(member.name)).encode("utf-8", "backslashreplace").decode()
-
-
 def _too_large(size: int, limit: int, name: str) -> Refused:
     reason = f"the file has {size} bytes; limit {limit}"
     return Refused("file-too-large", reason, "raise max_bytes if it is genuine", (name,))
-
-
-def _broken(error: Exception) -> InputError:
-    return InputError(
-        f"the archive cannot be read to its end ({type(error).__name__})",
-        code="archive-broken",
-        next_step="copy the archive again",
-    )

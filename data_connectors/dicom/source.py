@@ -44,6 +44,6 @@ class DicomReading(Config):
 
 
 class DicomSource(Source, DicomReading):
-    """A folder, one file or one `.tar`/`.tar.gz` of DICOM files."""
+    """A folder, one file or one archive (zip, tar) of DICOM files; see docs/sources.md."""
 
     kind: Literal["dicom"] = "dicom"

@@ -12,7 +12,7 @@ from data_connectors.source import Source
 
 
 class ImagesSource(Source):
-    """A folder (or tar archive) of PNG, JPEG or GIF images, with or without a table.
+    """A folder (or zip or tar archive) of PNG, JPEG or GIF images, with or without a table.
 
     The table is CSV with a header line, or a JSON list of objects; a row belongs to the image
     that `file_column` names by path, name or name without extension. Several rows may describe

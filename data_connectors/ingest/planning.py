@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from data_connectors.config import AnySource, IngestConfig
-from data_connectors.connectors import connector_of, files_under
+from data_connectors.connectors import connector_of, files_of
 from data_connectors.deid.pseudonyms import Pseudonyms
+from data_connectors.files import Files
 from data_connectors.items import Refused
 from data_connectors.source import Unit
 from medvlp import __version__
 from medvlp.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-Files = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def make_plan(config: IngestConfig, base: Path) -> Plan:
         ConfigError: A source does not exist.
     """
     sources = locate(config, base)
-    plan = Plan(sources, {source.name: files_under(source.path) for source in sources})
+    plan = Plan(sources, {source.name: files_of(source) for source in sources})
     for order, source in enumerate(sources):
         log.info("looking through source %s: %d files", source.name, len(plan.files[source.name]))
         _plan_source(plan, order, source, config)
@@ -76,7 +75,7 @@ def input_state(sources: Sequence[AnySource]) -> dict[str, list[int]]:
     """Number and total size of the inputs of every source: tells whether something was added."""
     state = {}
     for source in sources:
-        sizes = [size for size, _ in files_under(source.path).values()]
+        sizes = [size for size, _ in files_of(source).values()]
         state[source.name] = [len(sizes), sum(sizes)]
     return state
 

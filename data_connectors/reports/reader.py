@@ -29,21 +29,19 @@ ROWS_A_UNIT = 5_000
 
 
 def find(source: ReportsSource) -> Iterator[Unit | Refused]:
-    """One unit a file; a table is cut into pieces, an archive is one unit.
+    """One unit a file or member of an archive; a table is cut into pieces.
 
     Raises:
         InputError: The source's path does not exist.
     """
-    if source.path.is_file() and is_archive(source.path):
-        yield Unit(_digest(source.path.name), (source.path.name,))
-        return
+    alone = source.path.is_file() and not is_archive(source.path)
     limit = source.max_table_bytes if source.many else source.max_bytes
     for entry in scan(source.path, max_files=source.max_files, max_bytes=limit):
         if isinstance(entry, Refused):
             yield _renamed(entry)
             continue
         name, handle = entry
-        if source.path.is_dir() and not _matches(name, source):
+        if not alone and not _matches(name, source):
             continue
         if source.format != "csv" or isinstance(handle, BytesIO):
             yield Unit(_digest(name), (name,))
@@ -62,24 +60,11 @@ def find(source: ReportsSource) -> Iterator[Unit | Refused]:
 
 def read(source: ReportsSource, unit: Unit) -> Iterator[Item]:
     """The reports of one unit, or why a report cannot be used."""
-    root = source.path
-    if root.is_file() and is_archive(root):
-        yield from _read_archive(source, unit.inputs)
-        return
-    for name, handle in fetch(root, unit.inputs):
+    for name, handle in fetch(source.path, unit.inputs):
         if source.format == "csv":
             yield from _read_table(source, name, handle, unit.hint)
         else:
             yield from _read_file(source, name, _bytes(handle), (name,))
-
-
-def _read_archive(source: ReportsSource, inputs: tuple[str, ...]) -> Iterator[Item]:
-    limit = source.max_table_bytes if source.many else source.max_bytes
-    for entry in scan(source.path, max_files=source.max_files, max_bytes=limit):
-        if isinstance(entry, Refused):
-            yield Refused(entry.code, entry.reason, entry.next_step, inputs)
-        elif _matches(entry[0], source):
-            yield from _read_file(source, entry[0], _bytes(entry[1]), inputs)
 
 
 def _read_file(

@@ -230,7 +230,7 @@ def test_reports_in_an_archive(tmp_path: Path) -> None:
             archive.addfile(info, io.BytesIO(data))
     reports, _, found = collect(path)
     assert [item.identity.patient for item in reports] == ["0", "1", "2"]
-    assert found == {"reports.tar.gz"}
+    assert found == {"x/0.txt", "x/1.txt", "x/2.txt"}
 
 
 def test_a_single_file_is_a_source_of_its_own(tmp_path: Path) -> None:
