@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import itertools
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
 
 from data_connectors.dicom.decode import stored_frame
-from data_connectors.dicom.header import number, numbers, text, whole
-from data_connectors.dicom.image import invert, to_8_bit
-from data_connectors.dicom.values import real_values, windows
+from data_connectors.dicom.header import number, numbers, whole
+from data_connectors.dicom.image import to_8_bit
+from data_connectors.dicom.values import meaning_of
+from data_connectors.dicom.voi import show
 from data_connectors.dicom.volume import Stored, pixel_digest
 from data_connectors.items import Payload
 from medvlp.errors import InputError
@@ -78,19 +80,10 @@ def read_cine(dataset: Dataset, *, quality: int) -> Stored:
 
 
 def _display(frame: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """A frame as uint8 [h, w] or [h, w, 3]; deeper grey through its window or whole range."""
+    """A frame as uint8 [h, w] or [h, w, 3]; grey through its window, its table or whole range."""
     if frame.ndim == 3:
         return to_8_bit(frame, dataset)
-    values, window = real_values(frame, dataset), windows(dataset)
-    inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
-    if inverted:
-        values, window = invert(values, window, dataset)
-    if frame.dtype == np.uint8 and not inverted and window is None:
-        return frame
-    if window is None:
-        bits = whole(dataset, "BitsStored")
-        window = (2 ** (bits - 1), 2**bits)
-    low = window[0] - window[1] / 2
-    scaled = (values.astype(np.float32) - low) * (255 / window[1])
-    shown: np.ndarray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return shown
+    meaning = meaning_of(dataset)
+    values = replace(meaning, inverse=False).apply(frame)
+    shown = show(values, dataset, meaning.range_of(values))
+    return 255 - shown if meaning.inverse else shown

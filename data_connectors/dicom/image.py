@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -10,8 +11,9 @@ from pydicom.dataset import Dataset
 
 from data_connectors.dicom.decode import stored_frame
 from data_connectors.dicom.header import numbers, text, whole
-from data_connectors.dicom.values import padding_mask, real_values, windows
-from data_connectors.dicom.volume import Stored, fill_padding, pixel_digest
+from data_connectors.dicom.values import meaning_of
+from data_connectors.dicom.voi import Window, has_window, voi_table_of
+from data_connectors.dicom.volume import Stored, pixel_digest
 from data_connectors.items import Payload
 from medvlp.types import Geometry
 
@@ -31,13 +33,24 @@ def read_image(dataset: Dataset) -> Stored:
     stored = stored_frame(dataset, 0)
     if stored.ndim == 3:
         return store_colour(to_8_bit(stored, dataset))
-    mask = padding_mask(stored, dataset)
-    values, window = real_values(stored, dataset), windows(dataset)
-    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
-        values, window = invert(values, window, dataset)
-    values = fill_padding(values, mask, "raw")
+    values, window = grey_picture(stored, dataset)
     spacing = _spacing(dataset, "PixelSpacing") or _spacing(dataset, "ImagerPixelSpacing")
     return store_grey(values, window, spacing)
+
+
+def grey_picture(stored: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, Window | None]:
+    """The real values of a single grey frame, and their window.
+
+    A VOI table is applied where the header names no window beside it (many radiographs): two
+    numbers could not carry it, and without it the picture is not the one that was read.
+    """
+    meaning = meaning_of(dataset)
+    table = voi_table_of(dataset) if meaning.unit == "raw" and not has_window(dataset) else None
+    if table is None:
+        return meaning.apply(stored), meaning.window
+    shown = table.apply(replace(meaning, inverse=False).apply(stored))
+    white = 2**table.bits - 1
+    return (white - shown if meaning.inverse else shown), ((white + 1) / 2, white + 1.0)
 
 
 def _spacing(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
@@ -46,22 +59,9 @@ def _spacing(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
     return found if found is not None and min(found) > 0 else None
 
 
-def invert(
-    values: np.ndarray, window: tuple[float, float] | None, dataset: Dataset
-) -> tuple[np.ndarray, tuple[float, float] | None]:
-    """MONOCHROME1 -> MONOCHROME2 over the whole range that the stored bits can hold."""
-    bits = whole(dataset, "BitsStored") or whole(dataset, "BitsAllocated")
-    signed = whole(dataset, "PixelRepresentation") == 1
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    ends = real_values(np.array([[low, high]], np.int64), dataset).astype(np.float64)
-    total = float(ends.sum())
-    turned = (total - values.astype(np.float64)).astype(np.float32)
-    return turned, None if window is None else (total - window[0], window[1])
-
-
 def store_grey(
     values: np.ndarray,
-    window: tuple[float, float] | None,
+    window: Window | None,
     spacing: tuple[float, ...] | None,
 ) -> Stored:
     """A grey image as 8 or 16 bit PNG.

@@ -9,22 +9,19 @@ from pydicom.dataset import Dataset
 
 from data_connectors.dicom.decode import stored_frame
 from data_connectors.dicom.geometry import canonical, single, stack
-from data_connectors.dicom.header import Plane, guarded, number, plane_of, text, whole
+from data_connectors.dicom.header import Plane, guarded, number, plane_of, whole
 from data_connectors.dicom.image import store_grey
 from data_connectors.dicom.series import check_size
 from data_connectors.dicom.source import DicomSource
-from data_connectors.dicom.values import padding_mask, rescale, windows
-from data_connectors.dicom.volume import Stored, VolumeBuilder, fill_padding, store_volume
+from data_connectors.dicom.values import Meaning, meaning_of
+from data_connectors.dicom.volume import Stored, VolumeBuilder, store_volume
 from medvlp.errors import GeometryError, InputError
 from medvlp.types import Kind, Unit
 
 
 class _Frame(NamedTuple):
     plane: Plane | None
-    slope: float
-    intercept: float
-    hounsfield: bool
-    window: tuple[float, float] | None
+    meaning: Meaning
     thickness: float
 
 
@@ -37,9 +34,10 @@ def read_enhanced(source: DicomSource, dataset: Dataset) -> tuple[Kind, Stored]:
     frames = guarded(lambda: _frames(dataset))
     rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
     check_size(source, len(frames), rows, columns)
-    modality = text(dataset, "Modality")
-    hounsfield = modality == "CT" and all(frame.hounsfield for frame in frames)
-    unit: Unit = "HU" if hounsfield else "raw"
+    units = {frame.meaning.unit for frame in frames}
+    if len(units) > 1:
+        raise GeometryError("the frames have several units", code="series-mixed-unit")
+    unit = units.pop()
     if len(frames) == 1:
         return _read_single(dataset, frames[0], unit)
     if len(frames) < source.min_slices:
@@ -55,30 +53,29 @@ def read_enhanced(source: DicomSource, dataset: Dataset) -> tuple[Kind, Stored]:
     shape = (len(frames), rows, columns)
     builder = VolumeBuilder(canonical(grid.affine, shape), shape)
     for place, index in enumerate(grid.order):
-        builder.put(place, _values(dataset, index, frames[index], unit))
-    window = frames[grid.order[len(frames) // 2]].window
+        builder.put(place, _values(dataset, index, frames[index]))
+    window = frames[grid.order[len(frames) // 2]].meaning.window
     return "volume", store_volume(builder.finish(unit, window))
 
 
 def _read_single(dataset: Dataset, frame: _Frame, unit: Unit) -> tuple[Kind, Stored]:
-    values = _values(dataset, 0, frame, unit)
+    values = _values(dataset, 0, frame)
     if unit == "HU" and frame.plane is not None:
         grid = single(frame.plane, frame.thickness)
         shape = (1, *values.shape)
         if canonical(grid.affine, shape).axes[0] == 0:
             builder = VolumeBuilder(canonical(grid.affine, shape), shape)
             builder.put(0, values)
-            return "volume", store_volume(builder.finish(unit, frame.window))
+            return "volume", store_volume(builder.finish(unit, frame.meaning.window))
     spacing = None if frame.plane is None else frame.plane.spacing
-    return "image", store_grey(values, frame.window, spacing)
+    return "image", store_grey(values, frame.meaning.window, spacing)
 
 
-def _values(dataset: Dataset, index: int, frame: _Frame, unit: Unit) -> np.ndarray:
+def _values(dataset: Dataset, index: int, frame: _Frame) -> np.ndarray:
     stored = stored_frame(dataset, index)
     if stored.ndim != 2:
         raise InputError("a slice is in colour", code="series-mixed-colour")
-    values = rescale(stored, frame.slope, frame.intercept)
-    return fill_padding(values, padding_mask(stored, dataset), unit)
+    return frame.meaning.apply(stored)
 
 
 def _frames(dataset: Dataset) -> list[_Frame]:
@@ -108,12 +105,8 @@ def _frame(dataset: Dataset, shared: Dataset, own: Dataset) -> _Frame:
     values = macro("PixelValueTransformationSequence")
     measures = macro("PixelMeasuresSequence")
     plane = plane_of(macro("PlanePositionSequence"), macro("PlaneOrientationSequence"), measures)
-    slope, intercept = number(values, "RescaleSlope"), number(values, "RescaleIntercept")
     return _Frame(
         plane=plane,
-        slope=slope or 1.0,
-        intercept=intercept or 0.0,
-        hounsfield=slope is not None and text(values, "RescaleType").upper() in ("", "HU"),
-        window=windows(macro("FrameVOILUTSequence")) or windows(dataset),
+        meaning=meaning_of(dataset, transform=values or None, view=macro("FrameVOILUTSequence")),
         thickness=abs(number(measures, "SliceThickness") or 1.0),
     )

@@ -18,8 +18,8 @@ from data_connectors.dicom.header import Header, read_dataset
 from data_connectors.dicom.image import store_grey
 from data_connectors.dicom.slots import Slot, read_slots
 from data_connectors.dicom.source import DicomSource
-from data_connectors.dicom.values import padding_mask, real_values
-from data_connectors.dicom.volume import Stored, VolumeBuilder, fill_padding, store_volume
+from data_connectors.dicom.values import meaning_of
+from data_connectors.dicom.volume import Stored, VolumeBuilder, store_volume
 from data_connectors.files import fetch, refuse
 from data_connectors.items import Identity, Refused
 from medvlp.errors import GeometryError, InputError
@@ -81,7 +81,7 @@ def load_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[LoadedS
     yield from (_copy(name) for slot in built.slots for name in slot.names[1:])
     first, middle = built.slots[0], built.slots[len(built.slots) // 2]
     yield LoadedSeries(
-        volume=built.builder.finish(first.unit, middle.window),
+        volume=built.builder.finish(first.meaning.unit, middle.meaning.window),
         kind="image" if built.image else "volume",
         header=first.header,
         identity=first.identity,
@@ -127,7 +127,9 @@ def _assemble(
         first = ordered[0].header
         shape = (len(ordered), first.rows, first.columns)
         frame = canonical(grid.affine, shape)
-        image = alone and (ordered[0].unit != "HU" or first.plane is None or frame.axes[0] != 0)
+        image = alone and (
+            ordered[0].meaning.unit != "HU" or first.plane is None or frame.axes[0] != 0
+        )
         builder = VolumeBuilder(as_acquired(grid.affine) if image else frame, shape)
         broken = _fill(source, builder, ordered)
         refused += [refuse(error, (name,)) for name, error in sorted(broken.items())]
@@ -187,7 +189,7 @@ def _check_uniform(slots: list[Slot]) -> None:
         ("image sizes", "series-mixed-size", {(s.header.rows, s.header.columns) for s in slots}),
         ("patients", "series-mixed-patient", {s.header.patient for s in slots}),
         ("studies", "series-mixed-study", {s.header.study for s in slots}),
-        ("units", "series-mixed-unit", {s.unit for s in slots}),
+        ("units", "series-mixed-unit", {s.meaning.unit for s in slots}),
         (
             "frames of reference",
             "series-mixed-frame-of-reference",
@@ -215,7 +217,7 @@ def _fill(
     for name, handle in fetch(source.path, tuple(place)):
         index = place[name]
         try:
-            values = _values(read_dataset(handle), ordered[index])
+            values = _values(read_dataset(handle))
         except InputError as error:
             broken[name] = error
             continue
@@ -230,12 +232,11 @@ def _fill(
     return broken
 
 
-def _values(dataset: Dataset, slot: Slot) -> np.ndarray:
+def _values(dataset: Dataset) -> np.ndarray:
     stored = stored_frame(dataset, 0)
     if stored.ndim != 2:
         raise InputError("a slice is in colour", code="series-mixed-colour")
-    mask = padding_mask(stored, dataset)
-    return fill_padding(real_values(stored, dataset), mask, slot.unit)
+    return meaning_of(dataset).apply(stored)
 
 
 def _copy(name: str) -> Refused:

@@ -12,11 +12,10 @@ from data_connectors.dicom.decode import check_pixels
 from data_connectors.dicom.header import Header, guarded, number, parse_header, read_dataset
 from data_connectors.dicom.identity import identity_of
 from data_connectors.dicom.source import DicomSource
-from data_connectors.dicom.values import is_hounsfield, windows
+from data_connectors.dicom.values import Meaning, meaning_of
 from data_connectors.files import fetch, refuse
 from data_connectors.items import Identity, Refused
 from medvlp.errors import InputError
-from medvlp.types import Unit
 
 DEFAULT_THICKNESS_MM = 1.0
 """Depth of a lone slice whose header gives none."""
@@ -28,8 +27,7 @@ class Slot:
 
     header: Header
     identity: Identity
-    unit: Unit
-    window: tuple[float, float] | None
+    meaning: Meaning
     thickness: float
     names: list[str] = field(default_factory=list)
 
@@ -68,11 +66,9 @@ def read_slots(source: DicomSource, names: tuple[str, ...]) -> Slots:
 
 def _slot(dataset: Dataset, header: Header, source: DicomSource) -> Slot:
     check_pixels(dataset, max_bytes=source.max_bytes, max_frames=source.max_frames)
-    hounsfield = header.modality == "CT" and is_hounsfield(dataset)
     return Slot(
         header=header,
         identity=identity_of(dataset, allow_missing_patient=source.allow_missing_patient),
-        unit="HU" if hounsfield else "raw",
-        window=windows(dataset),
+        meaning=meaning_of(dataset),
         thickness=abs(number(dataset, "SliceThickness") or DEFAULT_THICKNESS_MM),
     )

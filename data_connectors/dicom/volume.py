@@ -12,9 +12,6 @@ from data_connectors.dicom.geometry import Canonical
 from data_connectors.items import Payload
 from medvlp.types import Geometry, Unit, Volume
 
-AIR_HU = -1024
-"""What padding outside the field of view of a CT becomes."""
-
 
 class VolumeBuilder:
     """A volume that grows slice by slice, in the patient's axes from the start."""
@@ -30,9 +27,10 @@ class VolumeBuilder:
         self._array = np.zeros(frame.shape(shape), np.int16)
 
     def put(self, index: int, values: np.ndarray) -> None:
-        """Place a slice (int16 or float32 [rows, columns]) at its place along the normal."""
-        if values.dtype != np.int16 and self._array.dtype == np.int16:
-            self._array = self._array.astype(np.float32)
+        """Place a slice (int16 or a float type, [rows, columns]) at its place along the normal."""
+        wide = np.promote_types(values.dtype, self._array.dtype)
+        if wide != self._array.dtype:
+            self._array = self._array.astype(wide)
         self.frame.view(self._array)[index] = values
 
     def get(self, index: int) -> np.ndarray:
@@ -76,11 +74,3 @@ def pixel_digest(*arrays: np.ndarray) -> str:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def fill_padding(values: np.ndarray, mask: np.ndarray | None, unit: Unit) -> np.ndarray:
-    """Replace padded pixels: air in a CT, else the smallest value of the rest of the slice."""
-    if mask is None or mask.all():
-        return values
-    values[mask] = AIR_HU if unit == "HU" else values[~mask].min()
-    return values

@@ -5,9 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
@@ -20,7 +17,7 @@ from pydicom.uid import (
 
 from data_connectors.dicom.decode import check_pixels, stored_frame
 from data_connectors.dicom.header import read_dataset
-from data_connectors.dicom.values import padding_mask, real_values, rescale
+from data_connectors.dicom.values import real_values
 from medvlp.errors import InputError
 
 LIMITS = {"max_bytes": 10**9, "max_frames": 1000}
@@ -33,31 +30,6 @@ def code_of(dataset: Dataset, **limits: int) -> str:
     with pytest.raises(InputError) as caught:
         check_pixels(dataset, **{**LIMITS, **limits})
     return caught.value.code
-
-
-@settings(deadline=None)
-@given(
-    stored=arrays(np.int16, (3, 4)),
-    slope=st.sampled_from([1.0, 2.0, -1.0, 0.5, 0.00103, 1e5]),
-    intercept=st.sampled_from([0.0, -1024.0, 33.9, 1e6]),
-)
-def test_rescale_is_exact_in_int16_or_float32(
-    stored: np.ndarray, slope: float, intercept: float
-) -> None:
-    expected = stored.astype(np.float64) * slope + intercept
-    values = rescale(stored, slope, intercept)
-    if values.dtype == np.int16:
-        np.testing.assert_array_equal(values, expected)
-    else:
-        np.testing.assert_array_equal(values, expected.astype(np.float32))
-        fits = expected.min() >= -32768 and expected.max() <= 32767
-        assert not (fits and float(slope).is_integer() and float(intercept).is_integer())
-
-
-def test_rescale_widens_unsigned_values_that_do_not_fit() -> None:
-    stored = np.array([[0, 40_000, 65_535]], np.uint16)
-    assert rescale(stored, 1, 0).tolist() == [[0.0, 40_000.0, 65_535.0]]
-    assert rescale(stored, 1, -32_768).dtype == np.int16
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
@@ -181,18 +153,3 @@ def test_missing_pixels_and_unknown_syntaxes_are_named(tmp_path: Path, write_dic
     dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
     del dataset.PixelData
     assert code_of(dataset) == "dicom-no-pixels"
-
-
-@pytest.mark.parametrize(
-    ("value", "limit", "expected"),
-    [(-2000, None, 1), (63536, None, 1), (-2000, -1999, 2), (7, None, 0)],
-)
-def test_padding_is_found_whatever_the_sign_of_its_header(
-    value: int, limit: int | None, expected: int
-) -> None:
-    dataset = Dataset()
-    dataset.add_new("PixelPaddingValue", "SS" if value < 0 else "US", value)
-    if limit is not None:
-        dataset.add_new("PixelPaddingRangeLimit", "SS", limit)
-    mask = padding_mask(np.array([[-2000, -1999, 0]], np.int16), dataset)
-    assert (0 if mask is None else int(mask.sum())) == expected
