@@ -2,8 +2,8 @@
 
 A connector is a module with two functions:
 
-    find(source) -> Iterator[Unit | Refused]    cheap: which inputs belong together
-    read(source, unit) -> Iterator[Item]        expensive: decode one unit
+    find(source) -> Iterator[Unit | Refused | Consulted]   cheap: which inputs belong together
+    read(source, unit) -> Iterator[Item]                   expensive: decode one unit
 
 so that the ingest engine can spread units over processes and resume after a kill. Every input
 file of a source is in exactly one unit or refusal, and every input of a unit is in the `inputs`
@@ -48,3 +48,10 @@ class Unit:
     """Paths relative to the source's path."""
     hint: str = ""
     """Whatever `find` learnt that `read` needs, as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consulted:
+    """Inputs that were read for what they say about others: used, but no sample comes of them."""
+
+    inputs: tuple[str, ...]

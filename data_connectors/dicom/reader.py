@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from data_connectors.dicom.cine import read_cine
 from data_connectors.dicom.decode import check_pixels
+from data_connectors.dicom.dicomdir import check_dicomdir
 from data_connectors.dicom.grouping import group_series
 from data_connectors.dicom.header import (
     Header,
@@ -23,12 +24,12 @@ from data_connectors.dicom.source import DicomSource
 from data_connectors.dicom.tables import Tables, load_tables, read_region, table_files
 from data_connectors.files import fetch, refuse, scan
 from data_connectors.items import Item, Refused, Region, VisualItem
-from data_connectors.source import Unit
+from data_connectors.source import Consulted, Unit
 from medvlp.errors import InputError
 from medvlp.types import Kind, Text
 
 
-def find(source: DicomSource) -> Iterator[Unit | Refused]:
+def find(source: DicomSource) -> Iterator[Unit | Refused | Consulted]:
     """One unit a series of slices and one for every other object with pixels.
 
     Reads headers only. Everything that is no DICOM image is refused with its reason.
@@ -39,6 +40,8 @@ def find(source: DicomSource) -> Iterator[Unit | Refused]:
     """
     tables = load_tables(source)
     slices: list[Header] = []
+    present: set[str] = set()
+    indexes: list[str] = []
     found = scan(
         source.path,
         max_files=source.max_files,
@@ -47,13 +50,18 @@ def find(source: DicomSource) -> Iterator[Unit | Refused]:
     )
     for entry in found:
         if isinstance(entry, Refused):
+            present.update(entry.inputs)
             yield entry
             continue
         name, handle = entry
+        present.add(name)
         try:
             header = read_header(handle, name)
         except InputError as error:
-            yield refuse(error, (name,))
+            if error.code == "dicom-dicomdir":
+                indexes.append(name)
+            else:
+                yield refuse(error, (name,))
             continue
         if header.stacked:
             slices.append(header)
@@ -61,6 +69,11 @@ def find(source: DicomSource) -> Iterator[Unit | Refused]:
             yield _unit([header], _way(header), tables)
     for group in group_series(slices):
         yield _unit(group, "series", tables)
+    for name, handle in fetch(source.path, indexes):
+        wrong = check_dicomdir(handle, name, present)
+        yield from wrong
+        if not wrong:
+            yield Consulted((name,))
 
 
 def read(source: DicomSource, unit: Unit) -> Iterator[Item]:

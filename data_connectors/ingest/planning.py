@@ -15,7 +15,7 @@ from data_connectors.connectors import connector_of, files_of
 from data_connectors.deid.pseudonyms import Pseudonyms
 from data_connectors.files import Files
 from data_connectors.items import Refused
-from data_connectors.source import Unit
+from data_connectors.source import Consulted, Unit
 from medvlp import __version__
 from medvlp.errors import ConfigError
 
@@ -42,7 +42,8 @@ class Plan:
     files: dict[str, Files]
     """Source name -> every file under it."""
     tables: dict[str, set[str]] = field(default_factory=dict)
-    """Source name -> files that its config names (tables of labels): used, but not units."""
+    """Source name -> files that its config names (tables of labels) or that were consulted (an
+    index of a medium): used, but not units."""
     units: list[Planned] = field(default_factory=list)
     refused: list[tuple[str, Refused]] = field(default_factory=list)
     """(source name, refusal) of what `find` did not accept."""
@@ -87,17 +88,22 @@ def _located(source: AnySource, base: Path) -> AnySource:
             f"source {source.name}: there is no such file or folder", code="path-missing",
             got=source.path, next_step="paths are relative to the config file",
         )  # fmt: skip
+    if source.kind == "dicom" and path.name.upper() == "DICOMDIR" and path.is_file():
+        path = path.parent  # the index of a medium stands for the medium
     return source.model_copy(update={"path": path})
 
 
 def _plan_source(plan: Plan, order: int, source: AnySource, config: IngestConfig) -> None:
     files = plan.files[source.name]
     claimed: set[str] = set()
+    consulted: set[str] = set()
     units: list[Unit] = []
     for found in connector_of(source).find(source):
         claimed.update(found.inputs)
         if isinstance(found, Refused):
             plan.refused.append((source.name, found))
+        elif isinstance(found, Consulted):
+            consulted.update(found.inputs)
         else:
             units.append(found)
     # Folders list in any order; a copy of the archive must give the same dataset.
@@ -105,7 +111,7 @@ def _plan_source(plan: Plan, order: int, source: AnySource, config: IngestConfig
     how = f"{config.shard_mb} {source.model_dump_json(exclude={'path'})}"
     for unit in units:
         plan.units.append(Planned(order, source, unit, _fingerprint(how, unit, files)))
-    plan.tables[source.name] = _named_in(source) & files.keys()
+    plan.tables[source.name] = (_named_in(source) | consulted) & files.keys()
     rest = tuple(sorted(files.keys() - claimed - plan.tables[source.name]))
     if rest:
         plan.refused.append((source.name, Refused(
