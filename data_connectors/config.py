@@ -68,6 +68,10 @@ class IngestConfig(Config):
     """A new shard begins after this many megabytes (10^6 bytes)."""
     reader_timeout_s: PositiveInt = 3600
     """A unit (a series, a lecture) that takes longer to read is quarantined."""
+    reader_memory_mb: int = Field(default=8_000, ge=300)
+    """Most memory of a reading process in megabytes (10^6 bytes); a unit that needs more is
+    quarantined. A volume needs about four times its own size. Does not bind `--workers 1`, which
+    reads in the main process."""
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> IngestConfig:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +46,14 @@ class Engine(Protocol):
         """Yield one result a task, in the order of the tasks."""
 
 
-def build_engine(name: str, *, workers: int, timeout_s: float, preload: Sequence[str]) -> Engine:
+def build_engine(
+    name: str,
+    *,
+    workers: int,
+    timeout_s: float,
+    preload: Sequence[str],
+    memory_mb: int | None = None,
+) -> Engine:
     """The engine a command line asks for.
 
     Args:
@@ -53,6 +61,8 @@ def build_engine(name: str, *, workers: int, timeout_s: float, preload: Sequence
         workers: Processes; 0: one a core; 1: no extra process.
         timeout_s: A task that takes longer is given up.
         preload: Modules every worker needs, imported once.
+        memory_mb: Most memory of a worker in MB (10^6 bytes); None: no limit. It binds workers
+            only: with one worker and no extra process there is none.
 
     Raises:
         DependencyError: The engine is not available here.
@@ -64,7 +74,9 @@ def build_engine(name: str, *, workers: int, timeout_s: float, preload: Sequence
         )  # fmt: skip
     if workers == 1:
         return InProcess()
-    return LocalEngine(workers or len(os.sched_getaffinity(0)), timeout_s, preload)
+    return LocalEngine(
+        workers or len(os.sched_getaffinity(0)), timeout_s, preload, memory_mb=memory_mb
+    )
 
 
 class InProcess:
@@ -79,8 +91,16 @@ class InProcess:
 class LocalEngine:
     """Processes of this machine."""
 
-    def __init__(self, workers: int, timeout_s: float, preload: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        workers: int,
+        timeout_s: float,
+        preload: Sequence[str] = (),
+        *,
+        memory_mb: int | None = None,
+    ) -> None:
         self._workers = workers
+        self._memory_mb = memory_mb
         self._timeout_s = timeout_s
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(preload))
@@ -96,7 +116,9 @@ class LocalEngine:
     def spawn(self, function: Callable[[Any], Any]) -> _Worker:
         """Start one worker; `_Worker.wait` tells when it is there."""
         here, there = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(there, function), daemon=True)
+        process = self._context.Process(
+            target=_serve, args=(there, function, self._memory_mb), daemon=True
+        )
         process.start()
         there.close()
         return _Worker(process, here)
@@ -213,10 +235,25 @@ class _Run(Generic[T, R]):
             self.done[task] = Lost(why)
 
 
-def _serve(pipe: Connection[Any, Any], function: Callable[[Any], Any]) -> None:
+def _serve(
+    pipe: Connection[Any, Any], function: Callable[[Any], Any], memory_mb: int | None
+) -> None:
     """The life of a worker: take a task, answer, until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which stops us
+    confine(memory_mb)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         pipe.send("hello")
         while True:
             pipe.send(function(pipe.recv()))
+
+
+def confine(memory_mb: int | None) -> None:
+    """Limit what this process may allocate, and leave no image of its memory behind when it dies.
+
+    RLIMIT_DATA counts what is allocated (heap and private mappings, Linux 4.7), not address space
+    that is merely reserved. What asks for more gets a MemoryError, or, in a C library that does
+    not look, the process dies: either way the parent lives.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold the patient's data
+    if memory_mb is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_mb * 1_000_000,) * 2)

@@ -97,6 +97,12 @@ def _guarded(task: Task) -> Iterator[Item]:
     except InputError as error:
         rest = tuple(name for name in task.unit.inputs if name not in claimed)
         yield refuse(error, rest or task.unit.inputs)
+    except MemoryError:
+        rest = tuple(name for name in task.unit.inputs if name not in claimed)
+        yield Refused(
+            "reader-out-of-memory", "reading it takes more memory than reader_memory_mb",
+            "raise reader_memory_mb if it is genuine", rest or task.unit.inputs,
+        )  # fmt: skip
     except (Exception, RecursionError) as error:
         rest = tuple(name for name in task.unit.inputs if name not in claimed)
         yield Refused(

@@ -77,8 +77,9 @@ def shelve(
         log.info("going on after %d of %d units", len(done), len(plan.units))
     todo = plan.units[len(done) :]
     pool = build_engine(
-        engine, workers=workers, timeout_s=config.reader_timeout_s, preload=_needed(plan)
-    )
+        engine, workers=workers, timeout_s=config.reader_timeout_s, preload=_needed(plan),
+        memory_mb=config.reader_memory_mb,
+    )  # fmt: skip
     tasks = [
         Task(planned.source, planned.unit, spool / f"{number:09d}", names)
         for number, planned in enumerate(todo)

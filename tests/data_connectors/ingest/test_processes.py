@@ -45,6 +45,18 @@ def stuck(number):
 
 def big(number):
     return bytes(3_000_000)
+
+
+def greedy(megabytes):
+    try:
+        return len(bytearray(megabytes * 1_000_000)) // 1_000_000
+    except MemoryError:
+        return "refused"
+
+
+def core(number):
+    import resource
+    return resource.getrlimit(resource.RLIMIT_CORE)
 """
 
 
@@ -139,3 +151,14 @@ def test_stopping_early_leaves_no_process(tasks):
     processes = [worker.process for worker in run.workers]
     results.close()
     assert not any(process.is_alive() for process in processes)
+
+
+def test_a_worker_gets_no_more_memory_than_its_limit(tasks):
+    engine = build_engine("local", workers=2, timeout_s=60, preload=(), memory_mb=500)
+    assert list(engine.map(tasks.greedy, [100, 2000, 200, 600])) == [100, "refused", 200, "refused"]
+    free = build_engine("local", workers=2, timeout_s=60, preload=())
+    assert list(free.map(tasks.greedy, [600])) == [600]
+
+
+def test_a_worker_leaves_no_core_file(tasks):
+    assert list(LocalEngine(2, timeout_s=60).map(tasks.core, [0])) == [(0, 0)]
