@@ -265,7 +265,7 @@ def test_a_stopped_ingest_goes_on_where_it_was(tmp_path, images, fake):
         ingest(asked, tmp_path / "out", base=tmp_path, workers=1)
     assert not (tmp_path / "out").exists()
     left = tmp_path / "out.partial"
-    assert not any(b"p00" in p.read_bytes() for p in left.rglob("*") if p.is_file())
+    assert not any(b"p00_1" in p.read_bytes() for p in left.rglob("*") if p.is_file())
     again = fake(lambda name: iter([visual(name)]))
     ingest(asked, tmp_path / "out", base=tmp_path, workers=1)
     assert again.seen == names[12:]
