@@ -112,12 +112,18 @@ class Header:
     def stacked(self) -> bool:
         """Whether it is one slice of a cross-sectional series."""
         single = self.frames == 1 and self.samples == 1
-        return self.sop_class in _STACKED and single and not self.localiser
+        alone = self.localiser or self.mosaic
+        return self.sop_class in _STACKED and single and not alone
 
     @property
     def enhanced(self) -> bool:
         """Whether it is a multi-frame object with functional groups."""
         return self.sop_class in _ENHANCED
+
+    @property
+    def mosaic(self) -> bool:
+        """Whether it holds the slices of a volume as tiles (Siemens)."""
+        return "MOSAIC" in self.image_type
 
     @property
     def localiser(self) -> bool:
@@ -207,8 +213,11 @@ def parse_header(dataset: Dataset, name: str) -> Header:
     if sop_class == _WHOLE_SLIDE:
         raise InputError("whole-slide images are not read", code="dicom-unsupported")
     image_type = tuple(part.upper() for part in texts(dataset, "ImageType"))
-    if "MOSAIC" in image_type:
-        raise InputError("mosaic images are not read", code="dicom-unsupported")
+    if "MOSAIC" in image_type and sop_class in _ENHANCED:
+        raise InputError(
+            "enhanced mosaic images are not read", code="dicom-unsupported",
+            next_step="export it from the scanner as enhanced multi-frame without mosaic",
+        )  # fmt: skip
     issuer = text(dataset, "IssuerOfPatientID")
     patient = text(dataset, "PatientID")
     return Header(

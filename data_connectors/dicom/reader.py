@@ -18,6 +18,7 @@ from data_connectors.dicom.header import (
 )
 from data_connectors.dicom.identity import identity_of
 from data_connectors.dicom.image import read_image
+from data_connectors.dicom.mosaic import read_mosaic
 from data_connectors.dicom.multiframe import read_enhanced
 from data_connectors.dicom.series import Assembled, read_series
 from data_connectors.dicom.source import DicomSource
@@ -100,6 +101,8 @@ def _read(source: DicomSource, unit: Unit) -> Iterator[Item]:
         kind: Kind
         if unit.hint == "enhanced":
             kind, stored = read_enhanced(source, dataset)
+        elif unit.hint == "mosaic":
+            kind, stored = "volume", read_mosaic(source, dataset)
         elif unit.hint == "cine":
             kind, stored = "clip", read_cine(dataset, quality=source.jpeg_quality)
         else:
@@ -140,6 +143,8 @@ def _item(source: DicomSource, part: Assembled) -> Iterator[Item]:
 def _way(header: Header) -> str:
     if header.enhanced:
         return "enhanced"
+    if header.mosaic:
+        return "mosaic"
     return "cine" if header.frames > 1 else "image"
 
 
