@@ -31,10 +31,11 @@ KINDS: tuple[Kind, ...] = ("image", "volume", "clip", "text")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Volume:
-    """A 3D image on a regular grid, in canonical axes and units.
+    """A 3D image in canonical axes and units, on a regular grid unless it has positions.
 
     Index axes follow LPS: `d` grows towards the head (S), `h` towards the back (P), `w` towards
-    the patient's left (L), up to the obliqueness that the affine holds.
+    the patient's left (L), up to the obliqueness that the affine holds. With positions the slices
+    as acquired are `d`, and the axes follow the patient's in the same directions.
     """
 
     array: np.ndarray
@@ -44,10 +45,15 @@ class Volume:
     unit: Unit
     window: tuple[float, float] | None = None
     """(centre, width) from the header, if it names one."""
+    positions_mm: np.ndarray | None = None
+    """float64 [D], from 0, ascending: slice d lies `positions_mm[d]` along the first column of the
+    affine (whose length is their median distance); None: evenly spaced, as the affine says."""
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3 or 0 in self.array.shape:
             raise GeometryError("Volume.array must be [D, H, W]", got=self.array.shape)
+        if self.positions_mm is not None and self.positions_mm.shape != self.array.shape[:1]:
+            raise GeometryError("one position a slice", got=self.positions_mm.shape)
         if self.affine.shape != (4, 4) or abs(np.linalg.det(self.affine)) < 1e-9:
             raise GeometryError("Volume.affine must be an invertible [4, 4]")
 
@@ -189,6 +195,10 @@ class Geometry:
     fps: float | None = None
     unit: Unit | None = None
     window: tuple[float, float] | None = None
+    positions_mm: tuple[float, ...] | None = None
+    """Of unevenly spaced slices: as in `Volume`."""
+    part: str | None = None
+    """What sets it apart from the rest of the series it was split from, `EchoTime 2 of 3`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ _GEOMETRY = pa.struct(
         ("fps", pa.float64()),
         ("unit", pa.string()),
         ("window", pa.list_(pa.float64())),
+        ("positions_mm", pa.list_(pa.float64())),
+        ("part", pa.string()),
     ]
 )
 SAMPLES = pa.schema(

@@ -21,7 +21,7 @@ from data_connectors.dataset.writer import digest_of, hash_parts
 from data_connectors.items import Region
 from medvlp import audit
 from medvlp.errors import DatasetError, IntegrityError
-from medvlp.types import Kind, Sample, Split, Visual
+from medvlp.types import Geometry, Kind, Sample, Split, Visual
 
 
 class Dataset:
@@ -118,7 +118,7 @@ class Dataset:
         if sample.kind == "volume":
             frames = np.load(io.BytesIO(members[0][1]), allow_pickle=False)
             chosen = _spread(len(frames), max_frames)
-            positions = chosen * (sample.geometry.spacing_mm or (1.0,))[0]
+            positions = _positions(sample.geometry, len(frames))[chosen]
             frames = frames if len(chosen) == len(frames) else frames[chosen]
             return Visual(frames, positions, "volume", unit, window)
         if sample.kind == "clip":
@@ -204,6 +204,14 @@ class Dataset:
         for handle in self._handles.values():
             os.close(handle)
         self._handles = {}
+
+
+def _positions(geometry: Geometry, count: int) -> np.ndarray:
+    """Where the slices of a volume lie, in millimetres from the first."""
+    if geometry.positions_mm is not None:
+        return np.array(geometry.positions_mm)
+    spacing: float = (geometry.spacing_mm or (1.0,))[0]
+    return np.arange(count) * spacing
 
 
 def _spread(count: int, most: int | None) -> np.ndarray:

@@ -1,58 +1,90 @@
-"""Which slices belong together: by series, split only where one attribute does it cleanly."""
+"""Which slices belong together: a series, or the parts of it that its headers set apart cleanly.
+
+A series whose slices form one stack is one group. One that does not is split where that is
+unambiguous: by what can never share a grid (frame of reference, orientation, size, spacing, what
+the pixels mean), or by what tells passes over the same places apart (`passes.py`). Every part
+must then prove itself; if none of the ways holds, the series stays whole and is refused by name
+when it is assembled. Nothing depends on the order or the names of the files.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from data_connectors.dicom.header import Header
+from data_connectors.dicom.source import DicomReading
+from data_connectors.dicom.splitting import Leaf, split_series
 
 
-def group_series(headers: Sequence[Header]) -> Iterator[tuple[Header, ...]]:
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Slices that are assembled together."""
+
+    members: tuple[Header, ...]
+    """Sorted by name."""
+    part: str = ""
+    """What sets it apart from the rest of its series, `EchoTime 2 of 3`; empty: it is all."""
+
+
+def group_series(headers: Sequence[Header], reading: DicomReading | None = None) -> Iterator[Group]:
     """Group slices by series, in the order of their first names.
 
-    A series that visits the same positions several times (echoes, phases, b-values) is split if
-    one attribute gives groups that each visit every position once; otherwise it stays whole and
-    is refused when it is assembled. Slices without a series UID stand alone.
+    Slices without a series UID stand alone. The folder a file lies in says nothing: slices of one
+    series may be spread over several, and whole copies may lie in others.
+
+    Args:
+        headers: Of single slices.
+        reading: Its tolerance, and whether uneven stacks are kept, so that they need no split.
     """
+    reading = reading or DicomReading()
     series: dict[tuple[str, str], list[Header]] = {}
     for header in sorted(headers, key=lambda header: header.name):
         key = (header.sop_class, header.series or header.name)
         series.setdefault(key, []).append(header)
     for members in series.values():
-        yield from _split(members)
+        instances = _instances(members)
+        leaves = (
+            None
+            if instances is None
+            else split_series(
+                [copies[0] for copies in instances],
+                tolerance_mm=reading.spacing_tolerance_mm,
+                keep_irregular=reading.irregular == "keep",
+            )
+        )
+        if instances is None or leaves is None:
+            yield Group(tuple(members))
+        else:
+            yield from _groups(leaves, instances)
 
 
-def _split(members: list[Header]) -> list[tuple[Header, ...]]:
-    if len({member.patient for member in members}) == 1 and _repeats(members):
-        for index in range(len(members[0].split)):
-            groups: dict[str, list[Header]] = {}
-            for member in members:
-                groups.setdefault(member.split[index], []).append(member)
-            if len(groups) > 1 and _clean(list(groups.values())):
-                return [tuple(group) for group in groups.values()]
-    return [tuple(members)]
+def _groups(leaves: list[Leaf], instances: list[list[Header]]) -> list[Group]:
+    """Leaves with the copies of their slices."""
+    copies = {same[0].name: same for same in instances}
+    groups = []
+    for leaf in leaves:
+        members = [header for one in leaf.members for header in copies[one.name]]
+        members.sort(key=lambda header: header.name)
+        groups.append(Group(tuple(members), leaf.part))
+    return sorted(groups, key=lambda group: group.members[0].name)
 
 
-def _clean(groups: list[list[Header]]) -> bool:
-    """Whether every group visits the same several positions, each once."""
-    places = [_positions(group) for group in groups]
-    same = all(place == places[0] for place in places)
-    return same and len(places[0]) > 1 and not any(_repeats(group) for group in groups)
+def _instances(members: list[Header]) -> list[list[Header]] | None:
+    """Files by the instance they are copies of; None where a series must not be split at all.
 
-
-def _positions(members: list[Header]) -> set[tuple[float, ...]]:
-    """Places visited, to a hundredth of a millimetre; empty if any is unknown."""
-    if any(member.plane is None for member in members):
-        return set()
-    return {
-        tuple(round(value, 2) for value in member.plane.origin)
-        for member in members
-        if member.plane is not None
-    }
-
-
-def _repeats(members: list[Header]) -> bool:
-    """Whether different instances share a position."""
-    instances = {(member.sop_uid or member.name) for member in members}
-    positions = _positions(members)
-    return bool(positions) and len(positions) < len(instances)
+    That is so where it has several patients or studies, or files that claim to be one instance
+    but differ in what the headers say.
+    """
+    same: defaultdict[str, list[Header]] = defaultdict(list)
+    for member in members:
+        same[member.sop_uid or f"name {member.name}"].append(member)
+    facts = {(member.patient, member.study) for member in members}
+    agree = all(
+        (copy.plane, copy.passes, copy.rows, copy.columns)
+        == (copies[0].plane, copies[0].passes, copies[0].rows, copies[0].columns)
+        for copies in same.values()
+        for copy in copies
+    )
+    return list(same.values()) if len(facts) == 1 and agree else None

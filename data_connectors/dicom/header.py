@@ -13,35 +13,22 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from data_connectors.dicom.passes import PASS_TAGS, pass_values
 from data_connectors.dicom.quiet import quiet
 from data_connectors.files import Handle
 from medvlp.errors import InputError, MedvlpError
 
 T = TypeVar("T")
 
-SPLIT_KEYWORDS: Final = (
-    "AcquisitionNumber",
-    "TemporalPositionIdentifier",
-    "EchoNumbers",
-    "EchoTime",
-    "InversionTime",
-    "DiffusionBValue",
-    "DiffusionGradientOrientation",
-    "TriggerTime",
-    "ContentTime",
-    "AcquisitionTime",
-    "ConvolutionKernel",
-)
-"""Attributes that may tell several passes over the same positions apart, in order of trust."""
-
 _TAGS: Final = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID",
     "IssuerOfPatientID", "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID", *SPLIT_KEYWORDS,
+    "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID", "InstanceNumber",
+    *PASS_TAGS,
 ]  # fmt: skip
 
-_GE_B_VALUE: Final = (0x0043, 0x1039)
+_LARGEST_INSTANCE_NUMBER: Final = 100_000
 
 _STACKED: Final = {
     "1.2.840.10008.5.1.4.1.1.2",  # CT
@@ -105,8 +92,10 @@ class Header:
     plane: Plane | None
     """None where position, orientation or spacing is missing or not a number."""
     frame_of_reference: str
-    split: tuple[str, ...]
-    """Values of `SPLIT_KEYWORDS`, as text."""
+    passes: tuple[str, ...]
+    """One text for each of `passes.PASS_NAMES`."""
+    number: int | None = None
+    """InstanceNumber: what viewers call the slice. Nothing is decided by it."""
 
     @property
     def stacked(self) -> bool:
@@ -138,7 +127,7 @@ def read_header(handle: Handle, name: str) -> Header:
         InputError: It is no DICOM file (`not-dicom`), cannot be parsed (`dicom-malformed`), or
             holds no image that this connector reads (`dicom-no-image`, `dicom-dicomdir`, ...).
     """
-    dataset = _open(handle, stop_before_pixels=True, specific_tags=[*_TAGS, _GE_B_VALUE])
+    dataset = _open(handle, stop_before_pixels=True, specific_tags=_TAGS)
     return guarded(lambda: parse_header(dataset, name))
 
 
@@ -236,7 +225,8 @@ def parse_header(dataset: Dataset, name: str) -> Header:
         bits=whole(dataset, "BitsAllocated"),
         plane=plane_of(dataset, dataset, dataset),
         frame_of_reference=text(dataset, "FrameOfReferenceUID"),
-        split=(*("\\".join(texts(dataset, key)) for key in SPLIT_KEYWORDS), _ge_b(dataset)),
+        passes=pass_values(dataset),
+        number=_instance_number(dataset),
     )
 
 
@@ -295,7 +285,8 @@ def numbers(
     return values if fits and finite else None
 
 
-def _ge_b(dataset: Dataset) -> str:
-    """GE's private b-value (0043,1039), where DiffusionBValue is missing."""
-    element = dataset.get(_GE_B_VALUE)
-    return "" if element is None else str(element.value)
+def _instance_number(dataset: Dataset) -> int | None:
+    """InstanceNumber, if it is a small whole number (a long one could be an identifier)."""
+    found = number(dataset, "InstanceNumber")
+    small = found is not None and found.is_integer() and abs(found) < _LARGEST_INSTANCE_NUMBER
+    return int(found) if found is not None and small else None

@@ -93,8 +93,9 @@ def load_all(
             continue
         if header.stacked:
             slices.append(header)
-    for group in group_series(slices):
-        yield from load_series(source, tuple(header.name for header in group))
+    for group in group_series(slices, source):
+        names_of_group = tuple(header.name for header in group.members)
+        yield from load_series(source, names_of_group, part=group.part)
 
 
 def _root(path: str | Path | Sequence[str | Path]) -> tuple[Path, list[str]]:

@@ -29,6 +29,9 @@ from data_connectors.source import Consulted, Unit
 from medvlp.errors import InputError
 from medvlp.types import Kind, Text
 
+_SERIES = "series"
+"""Hint of a unit of slices; what sets it apart from the rest of its series may follow."""
+
 
 def find(source: DicomSource) -> Iterator[Unit | Refused | Consulted]:
     """One unit a series of slices and one for every other object with pixels.
@@ -68,8 +71,8 @@ def find(source: DicomSource) -> Iterator[Unit | Refused | Consulted]:
             slices.append(header)
         else:
             yield _unit([header], _way(header), tables)
-    for group in group_series(slices):
-        yield _unit(group, "series", tables)
+    for group in group_series(slices, source):
+        yield _unit(group.members, f"{_SERIES} {group.part}".strip(), tables)
     for name, handle in fetch(source.path, indexes):
         wrong = check_dicomdir(handle, name, present)
         yield from wrong
@@ -91,8 +94,9 @@ def read(source: DicomSource, unit: Unit) -> Iterator[Item]:
 
 
 def _read(source: DicomSource, unit: Unit) -> Iterator[Item]:
-    if unit.hint == "series":
-        for part in read_series(source, unit.inputs):
+    way, _, rest = unit.hint.partition(" ")
+    if way == _SERIES:
+        for part in read_series(source, unit.inputs, part=rest):
             yield from [part] if isinstance(part, Refused) else _item(source, part)
         return
     for name, handle in fetch(source.path, unit.inputs):

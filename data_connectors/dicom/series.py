@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +17,11 @@ from data_connectors.dicom.decode import stored_frame
 from data_connectors.dicom.geometry import Canonical, Grid, as_acquired, canonical, single, stack
 from data_connectors.dicom.header import Header, read_dataset
 from data_connectors.dicom.image import store_grey
-from data_connectors.dicom.slots import Slot, read_slots
+from data_connectors.dicom.likeness import content
+from data_connectors.dicom.slots import Slot, in_order, read_slots
 from data_connectors.dicom.source import DicomSource
-from data_connectors.dicom.values import meaning_of
+from data_connectors.dicom.tilt import straighten, straightened
+from data_connectors.dicom.values import AIR_HU, meaning_of
 from data_connectors.dicom.volume import Stored, VolumeBuilder, store_volume
 from data_connectors.files import fetch, refuse
 from data_connectors.items import Identity, Refused
@@ -41,7 +44,11 @@ class LoadedSeries:
     """The files used, one a slice, in their order along the normal of the slices."""
     frame: Canonical
     """How the stack became the volume: `frame.view(volume.array)[k]` are the pixels, [row,
-    column] as they were acquired, of `names[k]`."""
+    column] as they were acquired, of `names[k]` (moved within their plane if resampled)."""
+    resampled: bool = False
+    """Whether a gantry tilt was taken out."""
+    part: str = ""
+    """What sets it apart from the rest of its series, `EchoTime 2 of 3`; empty: it is all."""
 
 
 class Assembled(NamedTuple):
@@ -54,7 +61,9 @@ class Assembled(NamedTuple):
     inputs: tuple[str, ...]
 
 
-def load_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[LoadedSeries | Refused]:
+def load_series(
+    source: DicomSource, names: tuple[str, ...], *, part: str = ""
+) -> Iterator[LoadedSeries | Refused]:
     """Read the slices of one series.
 
     A broken slice is refused by itself and the series decided on without it; whatever then forms
@@ -64,6 +73,7 @@ def load_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[LoadedS
     Args:
         source: Where the files are, and the limits and tolerances that hold.
         names: The files of one group of `group_series`, relative to the source's path.
+        part: What sets the group apart from the rest of its series.
 
     Yields:
         At most one series; every name is in exactly one yielded thing.
@@ -73,44 +83,51 @@ def load_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[LoadedS
         built = _assemble(source, slots, places == 1, refused)
     except InputError as error:
         yield from refused
-        spent = tuple(sorted(name for slot in slots for name in slot.names))
+        spent = tuple(name for slot in in_order(slots) for name in slot.names)
         if spent:
-            yield refuse(error, spent)
+            found = refuse(error, spent)
+            yield replace(found, reason=f"{part}: {found.reason}") if part else found
         return
     yield from refused
     yield from (_copy(name) for slot in built.slots for name in slot.names[1:])
     first, middle = built.slots[0], built.slots[len(built.slots) // 2]
     yield LoadedSeries(
-        volume=built.builder.finish(first.meaning.unit, middle.meaning.window),
+        volume=replace(built.volume, unit=first.meaning.unit, window=middle.meaning.window),
         kind="image" if built.image else "volume",
         header=first.header,
         identity=first.identity,
         names=tuple(slot.names[0] for slot in built.slots),
-        frame=built.builder.frame,
+        frame=built.frame,
+        resampled=built.resampled,
+        part=part,
     )
 
 
-def read_series(source: DicomSource, names: tuple[str, ...]) -> Iterator[Assembled | Refused]:
+def read_series(
+    source: DicomSource, names: tuple[str, ...], *, part: str = ""
+) -> Iterator[Assembled | Refused]:
     """What `load_series` gives, as it goes into the dataset."""
-    for part in load_series(source, names):
-        if isinstance(part, Refused):
-            yield part
+    for loaded in load_series(source, names, part=part):
+        if isinstance(loaded, Refused):
+            yield loaded
             continue
-        if part.kind == "image":
-            plane = part.header.plane
+        if loaded.kind == "image":
+            plane = loaded.header.plane
             spacing = None if plane is None else plane.spacing
-            stored = store_grey(part.volume.array[0], part.volume.window, spacing)
+            stored = store_grey(loaded.volume.array[0], loaded.volume.window, spacing)
         else:
-            stored = store_volume(part.volume)
-        inputs = tuple(sorted(part.names))
-        yield Assembled(part.kind, stored, part.header, part.identity, inputs)
+            stored = store_volume(loaded.volume, part=part)
+        inputs = tuple(sorted(loaded.names))
+        yield Assembled(loaded.kind, stored, loaded.header, loaded.identity, inputs)
 
 
 class _Built(NamedTuple):
-    builder: VolumeBuilder
+    volume: Volume
+    frame: Canonical
     slots: list[Slot]
     """In the order of the stack."""
     image: bool
+    resampled: bool
 
 
 def _assemble(
@@ -126,18 +143,36 @@ def _assemble(
         ordered = [slots[index] for index in grid.order]
         first = ordered[0].header
         shape = (len(ordered), first.rows, first.columns)
-        frame = canonical(grid.affine, shape)
+        frame = canonical(grid.affine, shape, grid.positions_mm)
         image = alone and (
             ordered[0].meaning.unit != "HU" or first.plane is None or frame.axes[0] != 0
         )
-        builder = VolumeBuilder(as_acquired(grid.affine) if image else frame, shape)
+        resampled = source.tilt == "resample" and grid.tilted
+        if image or resampled:
+            frame = as_acquired(grid.affine)
+        builder = VolumeBuilder(frame, shape)
         broken = _fill(source, builder, ordered)
         refused += [refuse(error, (name,)) for name, error in sorted(broken.items())]
         for slot in slots:
             slot.names = [name for name in slot.names if name not in broken]
         if all(slot.names for slot in slots):
-            return _Built(builder, ordered, image)
+            volume = builder.finish(ordered[0].meaning.unit, None)
+            if resampled:
+                volume, frame = _without_tilt(source, volume, grid)
+            return _Built(volume, frame, ordered, image, resampled)
         slots[:] = [slot for slot in slots if slot.names]
+
+
+def _without_tilt(source: DicomSource, tilted: Volume, grid: Grid) -> tuple[Volume, Canonical]:
+    """A volume as acquired on the orthogonal grid nearest to it, in the patient's axes."""
+    shape = (tilted.array.shape[0], tilted.array.shape[1], tilted.array.shape[2])
+    straight, room = straightened(grid, shape)
+    check_size(source, *room)
+    outside = AIR_HU if tilted.unit == "HU" else float(tilted.array.min())
+    moved = straighten(tilted.array, grid, outside)
+    frame = canonical(straight.affine, room, straight.positions_mm)
+    array = frame.reorient(moved)
+    return Volume(array, frame.affine, tilted.unit, None, frame.positions_mm), frame
 
 
 def _grid(source: DicomSource, slots: list[Slot], alone: bool) -> Grid:
@@ -163,7 +198,9 @@ def _grid(source: DicomSource, slots: list[Slot], alone: bool) -> Grid:
     return stack(
         [slot.header.plane for slot in slots],
         tolerance_mm=source.spacing_tolerance_mm,
-        keep_tilt=source.tilt == "keep",
+        keep_tilt=source.tilt != "refuse",
+        keep_irregular=source.irregular == "keep",
+        labels=[slot.label for slot in slots],
     )
 
 
@@ -184,21 +221,29 @@ def check_size(source: DicomSource, slices: int, rows: int, columns: int) -> Non
 
 
 def _check_uniform(slots: list[Slot]) -> None:
-    """One size, unit, frame of reference and patient in a series."""
-    for what, code, values in (
-        ("image sizes", "series-mixed-size", {(s.header.rows, s.header.columns) for s in slots}),
-        ("patients", "series-mixed-patient", {s.header.patient for s in slots}),
-        ("studies", "series-mixed-study", {s.header.study for s in slots}),
-        ("units", "series-mixed-unit", {s.meaning.unit for s in slots}),
+    """One size, unit, meaning, frame of reference and patient in a series."""
+    ordered = in_order(slots)
+    facts: tuple[tuple[str, str, list[object]], ...] = (
+        ("patients", "series-mixed-patient", [s.header.patient for s in ordered]),
+        ("studies", "series-mixed-study", [s.header.study for s in ordered]),
+        ("image sizes", "series-mixed-size", [(s.header.rows, s.header.columns) for s in ordered]),
+        ("units", "series-mixed-unit", [s.meaning.unit for s in ordered]),
+        ("image types", "series-mixed-image-type", [content(s.header) for s in ordered]),
         (
             "frames of reference",
             "series-mixed-frame-of-reference",
-            {s.header.frame_of_reference for s in slots},
+            [s.header.frame_of_reference for s in ordered],
         ),
-    ):
-        if len(values) > 1:
+    )
+    for what, code, values in facts:
+        if len(set(values)) > 1:
+            most = Counter(values).most_common(1)[0][0]
+            odd = [index for index, value in enumerate(values) if value != most]
+            named = ", ".join(f"{index + 1} ({ordered[index].label})" for index in odd[:10])
             raise GeometryError(
-                f"the series has several {what}", code=code, got=len(values),
+                f"the series has several {what}", code=code,
+                got=f"{len(set(values))}; slices {named}{', ...' if len(odd) > 10 else ''} of "
+                f"{len(ordered)} differ from most",
                 next_step="split the series, or export it again from the archive",
             )  # fmt: skip
 
@@ -223,8 +268,8 @@ def _fill(
             continue
         if index in filled and not np.array_equal(builder.get(index), values):
             raise GeometryError(
-                "two files claim to be one image but differ", code="series-duplicate-position",
-                got=f"slice {index + 1} of {len(ordered)}",
+                "two files claim to be one image but differ", code="series-conflicting-copies",
+                got=f"slice {index + 1} of {len(ordered)} ({ordered[index].label})",
                 next_step="export the series again from the archive",
             )  # fmt: skip
         filled.add(index)

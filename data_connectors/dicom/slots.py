@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from data_connectors.dicom.decode import check_pixels
@@ -30,6 +32,12 @@ class Slot:
     meaning: Meaning
     thickness: float
     names: list[str] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """What viewers call it."""
+        number = self.header.number
+        return "no instance number" if number is None else f"instance {number}"
 
 
 class Slots(NamedTuple):
@@ -62,6 +70,26 @@ def read_slots(source: DicomSource, names: tuple[str, ...]) -> Slots:
     for slot in slots.values():
         slot.names.sort()
     return Slots(sorted(slots.values(), key=lambda slot: slot.names), refused, len(places))
+
+
+def in_order(slots: list[Slot]) -> list[Slot]:
+    """Slots along the normal of most of them, as far as they have a place; the rest last.
+
+    This is how refusals number the slices, and the order in which a refusal lists its files.
+    """
+    planes = [slot.header.plane for slot in slots if slot.header.plane is not None]
+    ways = Counter((plane.along_row, plane.along_column) for plane in planes)
+    if not ways:
+        return slots
+    row, column = min(ways, key=lambda way: (-ways[way], way))
+    normal = np.cross(row, column)
+
+    def place(slot: Slot) -> tuple[bool, float, list[str]]:
+        plane = slot.header.plane
+        along = 0.0 if plane is None else float(normal @ np.array(plane.origin))
+        return plane is None, along, slot.names
+
+    return sorted(slots, key=place)
 
 
 def _slot(dataset: Dataset, header: Header, source: DicomSource) -> Slot:

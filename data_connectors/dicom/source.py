@@ -30,8 +30,12 @@ class DicomReading(Config):
     spacing_tolerance_mm: PositiveFloat = 0.1
     """How far a slice may lie from the regular grid, sideways or along the normal; never more
     than an eighth of the spacing."""
-    tilt: Literal["refuse", "keep"] = "refuse"
-    """What to do with gantry tilt: refuse, or keep the shear in the affine."""
+    tilt: Literal["refuse", "keep", "resample"] = "refuse"
+    """What to do with gantry tilt: refuse, keep the shear in the affine, or resample the slices
+    onto an orthogonal grid (linear; air outside). It is never dropped."""
+    irregular: Literal["refuse", "keep"] = "refuse"
+    """What to do with a stack whose slices are unevenly spaced or lack some between them: refuse,
+    or keep it as slices with their true positions."""
 
     max_files: PositiveInt = 2_000_000
     """Most files (or archive members) that are looked at."""

@@ -40,7 +40,7 @@ class VolumeBuilder:
 
     def finish(self, unit: Unit, window: tuple[float, float] | None) -> Volume:
         """The volume."""
-        return Volume(self._array, self.frame.affine, unit, window)
+        return Volume(self._array, self.frame.affine, unit, window, self.frame.positions_mm)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,8 +52,8 @@ class Stored:
     digest: str
 
 
-def store_volume(volume: Volume) -> Stored:
-    """A volume as an npy member with its geometry."""
+def store_volume(volume: Volume, *, part: str = "") -> Stored:
+    """A volume as an npy member with its geometry; `part` as in `Geometry`."""
     array = np.ascontiguousarray(volume.array)
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, array, allow_pickle=False)
@@ -63,6 +63,12 @@ def store_volume(volume: Volume) -> Stored:
         affine=tuple(float(value) for value in volume.affine.ravel()),
         unit=volume.unit,
         window=volume.window,
+        positions_mm=(
+            None
+            if volume.positions_mm is None
+            else tuple(float(value) for value in volume.positions_mm)
+        ),
+        part=part or None,
     )
     return Stored(Payload((("npy", buffer.getvalue()),)), geometry, pixel_digest(array))
 

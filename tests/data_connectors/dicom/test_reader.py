@@ -57,12 +57,22 @@ def test_mr_from_an_archive_is_one_volume(ingest: Any, shared_data: Path) -> Non
 
 
 def test_head_ct_with_two_spacings_and_tilt_is_explained(ingest: Any, shared_data: Path) -> None:
-    visuals, refused = ingest(shared_data / "dicom/ct_head_ge.tar.gz")
+    """Two stacks of one series, 4 and 7 mm thick, both tilted."""
+    archive = shared_data / "dicom/ct_head_ge.tar.gz"
+    visuals, refused = ingest(archive)
     assert not visuals
-    [found] = [item for item in refused if item.code != "not-dicom"]
-    assert found.code == "series-variable-spacing"
-    assert "between slices 14 and 15" in found.reason
-    assert len(found.inputs) == 28
+    found = [item for item in refused if item.code != "not-dicom"]
+    assert [(item.code, len(item.inputs)) for item in found] == [("series-tilt", 14)] * 2
+    assert "SliceThickness 1 of 2" in found[0].reason
+    assert "18.5 degrees" in found[0].reason
+    kept = ingest(archive, tilt="keep").visuals
+    assert [item.geometry.part for item in kept] == [
+        "SliceThickness 1 of 2",
+        "SliceThickness 2 of 2",
+    ]
+    assert [round(item.geometry.spacing_mm[0], 2) for item in kept] == [4.22, 7.38]
+    [whole] = ingest(archive, tilt="keep", irregular="keep").visuals
+    assert whole.geometry.shape == (28, 512, 512)
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_copies_that_differ_are_refused(
         SOPInstanceUID="2.25.10003",
         ImagePositionPatient=[-10.0, -20.0, 36.0],
     )
-    assert ingest(tmp_path).refusal.code == "series-duplicate-position"
+    assert ingest(tmp_path).refusal.code == "series-conflicting-copies"
 
 
 def test_echoes_become_volumes_of_their_own(
@@ -264,14 +264,30 @@ def test_repeats_within_an_echo_refuse_the_series_as_a_whole(
     assert len(ingest(tmp_path).refusal.inputs) == 8
 
 
-def test_an_attribute_that_splits_unevenly_is_not_trusted(
+def test_a_time_that_splits_unevenly_is_not_trusted(
     ingest: Any, tmp_path: Path, write_series: Any, noise: np.ndarray
 ) -> None:
-    """Two echo times whose slices visit different places: nobody knows what belongs together."""
+    """Two times whose slices visit different places: nobody knows what belongs together."""
     places = [(0.0, 0.0, 3.0 * k) for k in (0, 1, 2, 3, 4, 3, 4, 5, 6, 7)]
-    each = [{"EchoTime": 10.0 + 70 * (k // 5)} for k in range(10)]
+    each = [{"ContentTime": f"1015{k // 5:02d}"} for k in range(10)]
     write_series(tmp_path, noise, positions=places, each=each, SOPClassUID=MR, Modality="MR")
     assert ingest(tmp_path).refusal.code == "series-duplicate-position"
+
+
+def test_acquisitions_of_different_length_become_volumes_that_say_which_they_are(
+    ingest: Any, tmp_path: Path, write_series: Any, noise: np.ndarray
+) -> None:
+    """A multi-phase CT under one series UID: the second phase goes further down."""
+    places = [(0.0, 0.0, 3.0 * k) for k in (0, 1, 2, 3, 4, 3, 4, 5, 6, 7)]
+    each = [{"AcquisitionNumber": 1 + k // 5} for k in range(10)]
+    write_series(tmp_path, noise, positions=places, each=each)
+    visuals, refused = ingest(tmp_path)
+    assert not refused
+    assert [item.geometry.part for item in visuals] == [
+        "AcquisitionNumber 1 of 2", "AcquisitionNumber 2 of 2",
+    ]  # fmt: skip
+    for item, phase in zip(visuals, (noise[:5], noise[5:]), strict=True):
+        np.testing.assert_array_equal(volume_of(item), phase - 1024)
 
 
 def test_localiser_in_the_series_is_an_image_of_its_own(
