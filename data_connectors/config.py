@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from data_connectors.dicom.source import DicomSource
 from data_connectors.images.source import ImagesSource
+from data_connectors.pacs.source import DicomwebSource, DimseSource
 from data_connectors.reports.source import ReportsSource
 from data_connectors.video.source import LecturesSource
 from medvlp.config import Config
@@ -16,6 +17,12 @@ from medvlp.config import Config
 AnySource = Annotated[
     DicomSource | ImagesSource | ReportsSource | LecturesSource, Field(discriminator="kind")
 ]
+"""A source of files: what connectors read."""
+ConfiguredSource = Annotated[
+    DicomSource | ImagesSource | ReportsSource | LecturesSource | DicomwebSource | DimseSource,
+    Field(discriminator="kind"),
+]
+"""What a config may name; archives on the network are pulled into a folder first."""
 LinkBy = Literal["accession", "study", "patient"]
 
 
@@ -60,7 +67,7 @@ class LinkConfig(Config):
 class IngestConfig(Config):
     """An ingest: sources in, one dataset folder out."""
 
-    sources: tuple[AnySource, ...] = Field(min_length=1)
+    sources: tuple[ConfiguredSource, ...] = Field(min_length=1)
     deid: DeidConfig = DeidConfig()
     split: SplitConfig = SplitConfig()
     link: LinkConfig = LinkConfig()

@@ -4,6 +4,7 @@
     ├── ConfigError        a config file or an override is wrong
     ├── InputError         one input cannot be used: it goes to quarantine, the rest goes on
     │   └── GeometryError  a series does not form a volume
+    ├── ArchiveError       an archive on the network cannot be asked: nothing is decided, try again
     ├── DatasetError       a dataset folder is missing, broken or of another schema
     ├── CheckpointError    a run or checkpoint cannot be loaded
     ├── IntegrityError     bytes are not what a manifest or audit log says
@@ -76,6 +77,12 @@ class GeometryError(InputError):
     """A series does not form a volume."""
 
     default_code = "series-geometry"
+
+
+class ArchiveError(MedvlpError):
+    """An archive on the network cannot be asked; the same command goes on where it stopped."""
+
+    default_code = "pacs-unreachable"
 
 
 class DatasetError(MedvlpError):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_connectors.config import AnySource, IngestConfig
+from data_connectors.config import AnySource, ConfiguredSource, IngestConfig
 from data_connectors.connectors import connector_of, files_of
 from data_connectors.deid.pseudonyms import Pseudonyms
 from data_connectors.files import Files
+from data_connectors.ingest.pulling import as_folder
 from data_connectors.items import Refused
+from data_connectors.pacs.pulled import Pulled
+from data_connectors.pacs.source import ArchiveSource
 from data_connectors.source import Consulted, Unit
 from medvlp import __version__
 from medvlp.errors import ConfigError
@@ -49,27 +52,36 @@ class Plan:
     """(source name, refusal) of what `find` did not accept."""
 
 
-def make_plan(config: IngestConfig, base: Path) -> Plan:
+def make_plan(config: IngestConfig, base: Path, out: Path, archives: Mapping[str, Pulled]) -> Plan:
     """Look through every source.
+
+    Args:
+        config: What to read.
+        base: Folder that its relative paths start from.
+        out: The dataset folder, beside which archives are pulled.
+        archives: Source name -> what was pulled; what is missing of it is quarantined.
 
     Raises:
         ConfigError: A source does not exist.
     """
-    sources = locate(config, base)
+    sources = locate(config, base, out)
     plan = Plan(sources, {source.name: files_of(source) for source in sources})
     for order, source in enumerate(sources):
         log.info("looking through source %s: %d files", source.name, len(plan.files[source.name]))
         _plan_source(plan, order, source, config)
+    for name, pulled in archives.items():
+        plan.files[name] |= {missing: (size, 0) for missing, size in pulled.missing.items()}
+        plan.refused.extend((name, refused) for refused in pulled.refused)
     return plan
 
 
-def locate(config: IngestConfig, base: Path) -> tuple[AnySource, ...]:
-    """The sources with absolute paths.
+def locate(config: IngestConfig, base: Path, out: Path) -> tuple[AnySource, ...]:
+    """The sources with absolute paths; an archive is the folder that it is pulled into.
 
     Raises:
         ConfigError: A source does not exist.
     """
-    return tuple(_located(source, base) for source in config.sources)
+    return tuple(_located(source, base, out) for source in config.sources)
 
 
 def input_state(sources: Sequence[AnySource]) -> dict[str, list[int]]:
@@ -81,7 +93,9 @@ def input_state(sources: Sequence[AnySource]) -> dict[str, list[int]]:
     return state
 
 
-def _located(source: AnySource, base: Path) -> AnySource:
+def _located(source: ConfiguredSource, base: Path, out: Path) -> AnySource:
+    if isinstance(source, ArchiveSource):
+        return as_folder(source, base, out)
     path = (base / source.path).resolve()
     if not path.exists():
         raise ConfigError(
@@ -140,7 +154,10 @@ def config_digest(config: IngestConfig) -> str:
 def public_config(config: IngestConfig, names: Pseudonyms) -> dict[str, Any]:
     """The config without places of the site: folder names may hold a name."""
     tree: dict[str, Any] = config.model_dump(mode="json")
-    for source in tree["sources"]:
-        source["path"] = names.path("source", source["path"])
+    for number, source in enumerate(config.sources):
+        if isinstance(source, ArchiveSource):
+            tree["sources"][number] = source.public()
+        else:
+            tree["sources"][number]["path"] = names.path("source", str(source.path))
     tree["deid"]["key_file"] = tree["deid"]["key_file"] and "given"
     return tree

@@ -1,7 +1,7 @@
 """`medvlp ingest`: the hospital's files in, a dataset folder out.
 
-    find units -> read them in processes -> shards and journal (resumable) -> link, split, scrub
-    -> tables -> dataset.json
+    pull archives -> find units -> read them in processes -> shards and journal (resumable)
+    -> link, split, scrub -> tables -> dataset.json
 
 Work happens in `<out>.partial`; the finished dataset appears at `out` in one step. Units are
 written in the order they were found, whatever process reads them first, so the same inputs,
@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,9 @@ from data_connectors.ingest.planning import (
     make_plan,
     public_config,
 )
+from data_connectors.ingest.pulling import pulled_archives, remove_unkept
 from data_connectors.ingest.shelving import shelve
+from data_connectors.pacs.pulled import Pulled
 from medvlp import audit
 from medvlp.errors import ConfigError, DatasetError
 
@@ -69,20 +71,24 @@ def ingest(
     names = load_key(_key_file(config, out, base), create=config.deid.key_file is None)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         return _finished(config, out, base, names)
-    plan = make_plan(config, base)
     partial = out.with_name(out.name + ".partial")
-    folder = partial / "dataset"
-    folder.mkdir(parents=True, exist_ok=True)
-    os.chmod(partial, 0o700)
-    with _alone(partial):
-        summary = _build(config, plan, out, names, partial, workers=workers, engine=engine)
+    with pulled_archives(config, base, out) as archives:
+        plan = make_plan(config, base, out, archives)
+        (partial / "dataset").mkdir(parents=True, exist_ok=True)
+        os.chmod(partial, 0o700)
+        with _alone(partial):
+            summary = _build(
+                config, plan, out, names, partial, archives=archives, workers=workers,
+                engine=engine,
+            )  # fmt: skip
+        remove_unkept(config, base, out)
     shutil.rmtree(partial, ignore_errors=True)
     return summary | {"seconds": round(time.monotonic() - started, 1)}
 
 
 def _build(
     config: IngestConfig, plan: Plan, out: Path, names: Pseudonyms, partial: Path, *,
-    workers: int, engine: str,
+    archives: Mapping[str, Pulled], workers: int, engine: str,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything between a plan and the finished folder."""
     folder = partial / "dataset"
@@ -91,6 +97,11 @@ def _build(
         log_path, "ingest-started", config=config_digest(config), key=names.check,
         units=len(plan.units), inputs=sum(len(files) for files in plan.files.values()),
     )  # fmt: skip
+    for name, pulled in archives.items():
+        audit.append(
+            log_path, "archive-pulled", source=name, series=pulled.series, fetched=pulled.fetched,
+            instances=pulled.instances, missing=len(pulled.missing),
+        )  # fmt: skip
     entries, resumed = shelve(config, plan, names, partial, workers=workers, engine=engine)
     audit.append(log_path, "units-read", read=len(plan.units) - resumed, resumed=resumed)
     assembled = assemble(entries, config, names)
@@ -141,20 +152,21 @@ def _finished(config: IngestConfig, out: Path, base: Path, names: Pseudonyms) ->
             "the output folder holds a dataset made from another config or key",
             code="dataset-exists", got=out, next_step="choose another --out",
         )  # fmt: skip
-    if info.get("input_state") != _state_now(config, base, info):
+    if info.get("input_state") != _state_now(config, base, out, info):
         raise DatasetError(
             "the inputs have changed since this dataset was made", code="dataset-exists", got=out,
             next_step="choose another --out to include what is new",
         )  # fmt: skip
     shutil.rmtree(out.with_name(out.name + ".partial"), ignore_errors=True)
+    remove_unkept(config, base, out)
     log.info("the dataset is complete; nothing to do")
     return _summary(info) | {"seconds": 0.0}
 
 
-def _state_now(config: IngestConfig, base: Path, info: dict[str, Any]) -> Any:
+def _state_now(config: IngestConfig, base: Path, out: Path, info: dict[str, Any]) -> Any:
     """What `Plan.state` says today; an archive that is not mounted now cannot have changed."""
     try:
-        return input_state(locate(config, base))
+        return input_state(locate(config, base, out))
     except (ConfigError, OSError):
         return info.get("input_state")
 

@@ -1,0 +1,1 @@
+"""Archives on the network, by DICOMweb and DIMSE: pulled, counted, then read like a folder."""
