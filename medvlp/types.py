@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["image", "volume", "clip", "text"]
 Split = Literal["train", "val", "test"]
-Unit = Literal["HU", "raw", "rgb"]
+Unit = Literal["HU", "SUV", "raw", "rgb"]
 Polarity = Literal["present", "absent", "uncertain"]
 Side = Literal["left", "right", "bilateral", "midline"]
 Level = Literal["document", "findings", "impression", "sentence", "caption",

@@ -18,7 +18,7 @@ from data_connectors.dicom.geometry import Canonical, Grid, as_acquired, canonic
 from data_connectors.dicom.header import Header, read_dataset
 from data_connectors.dicom.image import store_grey
 from data_connectors.dicom.likeness import content
-from data_connectors.dicom.slots import Slot, in_order, read_slots
+from data_connectors.dicom.slots import Slot, convert_uptake, in_order, in_uptake, read_slots
 from data_connectors.dicom.source import DicomSource
 from data_connectors.dicom.tilt import straighten, straightened
 from data_connectors.dicom.values import AIR_HU, meaning_of
@@ -80,6 +80,7 @@ def load_series(
     """
     slots, refused, places = read_slots(source, names)
     try:
+        convert_uptake(source, slots)
         built = _assemble(source, slots, places == 1, refused)
     except InputError as error:
         yield from refused
@@ -145,7 +146,7 @@ def _assemble(
         shape = (len(ordered), first.rows, first.columns)
         frame = canonical(grid.affine, shape, grid.positions_mm)
         image = alone and (
-            ordered[0].meaning.unit != "HU" or first.plane is None or frame.axes[0] != 0
+            ordered[0].meaning.unit == "raw" or first.plane is None or frame.axes[0] != 0
         )
         resampled = source.tilt == "resample" and grid.tilted
         if image or resampled:
@@ -262,7 +263,7 @@ def _fill(
     for name, handle in fetch(source.path, tuple(place)):
         index = place[name]
         try:
-            values = _values(read_dataset(handle))
+            values = _values(read_dataset(handle), ordered[index])
         except InputError as error:
             broken[name] = error
             continue
@@ -277,11 +278,11 @@ def _fill(
     return broken
 
 
-def _values(dataset: Dataset) -> np.ndarray:
+def _values(dataset: Dataset, slot: Slot) -> np.ndarray:
     stored = stored_frame(dataset, 0)
     if stored.ndim != 2:
         raise InputError("a slice is in colour", code="series-mixed-colour")
-    return meaning_of(dataset).apply(stored)
+    return in_uptake(meaning_of(dataset), slot.suv_factor).apply(stored)
 
 
 def _copy(name: str) -> Refused:

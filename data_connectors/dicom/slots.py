@@ -14,6 +14,7 @@ from data_connectors.dicom.decode import check_pixels
 from data_connectors.dicom.header import Header, guarded, number, parse_header, read_dataset
 from data_connectors.dicom.identity import identity_of
 from data_connectors.dicom.source import DicomSource
+from data_connectors.dicom.suv import SUV_WINDOW, PetFacts, pet_facts, suv_factors
 from data_connectors.dicom.values import Meaning, meaning_of
 from data_connectors.files import fetch, refuse
 from data_connectors.items import Identity, Refused
@@ -31,6 +32,10 @@ class Slot:
     identity: Identity
     meaning: Meaning
     thickness: float
+    pet: PetFacts | None = None
+    """What a PET slice says about uptake."""
+    suv_factor: float | None = None
+    """What its rescaled values are multiplied with, where they become uptake values."""
     names: list[str] = field(default_factory=list)
 
     @property
@@ -98,5 +103,31 @@ def _slot(dataset: Dataset, header: Header, source: DicomSource) -> Slot:
         header=header,
         identity=identity_of(dataset, allow_missing_patient=source.allow_missing_patient),
         meaning=meaning_of(dataset),
+        pet=pet_facts(dataset) if header.modality == "PT" and source.pet != "stored" else None,
         thickness=abs(number(dataset, "SliceThickness") or DEFAULT_THICKNESS_MM),
     )
+
+
+def convert_uptake(source: DicomSource, slots: list[Slot]) -> None:
+    """Let the slices of a PET series mean standardised uptake values, if its header allows it.
+
+    Raises:
+        InputError: It does not, and the source wants nothing else (`pet-no-suv`).
+    """
+    facts = [slot.pet for slot in slots if slot.pet is not None]
+    if not facts or len(facts) < len(slots):
+        return
+    try:
+        factors = suv_factors(facts)
+    except InputError:
+        if source.pet == "suv-only":
+            raise
+        return
+    for slot, factor in zip(slots, factors, strict=True):
+        slot.suv_factor = factor
+        slot.meaning = in_uptake(slot.meaning, factor)
+
+
+def in_uptake(meaning: Meaning, factor: float | None) -> Meaning:
+    """The same slice in standardised uptake values."""
+    return meaning if factor is None else meaning.times(factor, "SUV", SUV_WINDOW)

@@ -37,6 +37,10 @@ class DicomReading(Config):
     """What to do with a stack whose slices are unevenly spaced or lack some between them: refuse,
     or keep it as slices with their true positions."""
 
+    pet: Literal["suv", "suv-only", "stored"] = "suv"
+    """PET series in standardised uptake values by body weight (unit SUV): where the header allows
+    it, else as they were sent (unit raw); or only so, else refused; or always as sent."""
+
     max_files: PositiveInt = 2_000_000
     """Most files (or archive members) that are looked at."""
     max_frames: PositiveInt = 8_000
