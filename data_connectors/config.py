@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from data_connectors.deid.policy import PixelPolicy
 from data_connectors.dicom.source import DicomSource
 from data_connectors.images.source import ImagesSource
 from data_connectors.pacs.source import DicomwebSource, DimseSource
@@ -26,8 +27,8 @@ ConfiguredSource = Annotated[
 LinkBy = Literal["accession", "study", "patient"]
 
 
-class DeidConfig(Config):
-    """How identifiers leave the data."""
+class DeidConfig(PixelPolicy):
+    """How identifiers leave the data: texts here, pixels in `PixelPolicy`."""
 
     key_file: Path | None = None
     """The pseudonym key (64 hex digits); relative to the config file. None: `<out>.key` beside

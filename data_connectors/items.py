@@ -22,6 +22,24 @@ class Identity:
     """Further strings that identify the person (names, numbers, dates), to scrub from texts."""
 
 
+@dataclass(frozen=True, slots=True)
+class PixelFacts:
+    """What a header says about persons in the pixels: names of reasons, free of patient data."""
+
+    text: tuple[str, ...] = ()
+    """Why the pixels may show text; empty: nothing says so."""
+    face: tuple[str, ...] = ()
+    """Why a face may be made from the pixels; empty: nothing says so."""
+
+    def __or__(self, other: PixelFacts) -> PixelFacts:
+        """Of a series: what any of its slices says."""
+        if self == other:
+            return self
+        return PixelFacts(
+            tuple(sorted({*self.text, *other.text})), tuple(sorted({*self.face, *other.face}))
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Payload:
     """The bytes of one visual as members of a WebDataset sample: (extension, data) in order.
@@ -77,6 +95,10 @@ class VisualItem:
     regions: tuple[Region, ...] = ()
     licence: str = ""
     provenance: str = ""
+    pixels: PixelFacts = PixelFacts()
+    """What the header says about persons in the pixels; judged before they are stored."""
+    flags: tuple[str, ...] = ()
+    """What was decided about the pixels (see `data_connectors.deid.gate`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +121,8 @@ class Refused:
     reason: str
     next_step: str
     inputs: tuple[str, ...] = field(default_factory=tuple)
+    pixels: str = ""
+    """Digest of pixels that wait for a person's decision, or that a person has rejected."""
 
 
 Item = VisualItem | ReportItem | Refused

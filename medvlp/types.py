@@ -222,6 +222,8 @@ class Sample:
     shard: str | None = None
     offset: int = -1
     size: int = 0
+    flags: tuple[str, ...] = ()
+    """What was decided about persons in the pixels at ingest, e.g. `face`, `text-reviewed`."""
 
 
 def __getattr__(name: str) -> Any:

@@ -65,6 +65,7 @@ SAMPLES = pa.schema(
         ("shard", pa.string()),
         ("offset", pa.int64()),
         ("size", pa.int64()),
+        ("flags", pa.list_(pa.string())),
     ]
 )
 QUARANTINE = pa.schema(
@@ -106,6 +107,7 @@ def row_to_sample(row: dict[str, Any]) -> Sample:
             "texts": tuple(Text(**text) for text in row["texts"] or ()),
             "findings": tuple(Finding(**finding) for finding in row["findings"] or ()),
             "labels": tuple(row["labels"] or ()),
+            "flags": tuple(row.get("flags") or ()),
             "geometry": Geometry(**geometry),
         }
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
+from data_connectors.deid.facts import pixel_facts
 from data_connectors.dicom.cine import read_cine
 from data_connectors.dicom.decode import check_pixels
 from data_connectors.dicom.dicomdir import check_dicomdir
@@ -113,7 +114,8 @@ def _read(source: DicomSource, unit: Unit) -> Iterator[Item]:
             kind, stored = "image", read_image(dataset)
         identity = identity_of(dataset, allow_missing_patient=source.allow_missing_patient)
         header = parse_header(dataset, name)
-        yield from _item(source, Assembled(kind, stored, header, identity, (name,)))
+        facts = pixel_facts(dataset)
+        yield from _item(source, Assembled(kind, stored, header, identity, (name,), facts))
 
 
 def _item(source: DicomSource, part: Assembled) -> Iterator[Item]:
@@ -141,6 +143,7 @@ def _item(source: DicomSource, part: Assembled) -> Iterator[Item]:
         regions=tuple(regions),
         licence=source.licence,
         provenance=source.name,
+        pixels=part.pixels,
     )
 
 

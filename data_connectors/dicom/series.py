@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +26,7 @@ from data_connectors.dicom.tilt import straighten, straightened
 from data_connectors.dicom.values import AIR_HU, meaning_of
 from data_connectors.dicom.volume import Stored, VolumeBuilder, store_volume
 from data_connectors.files import fetch, refuse
-from data_connectors.items import Identity, Refused
+from data_connectors.items import Identity, PixelFacts, Refused
 from medvlp.errors import GeometryError, InputError
 from medvlp.types import Kind, Volume
 
@@ -45,6 +47,8 @@ class LoadedSeries:
     frame: Canonical
     """How the stack became the volume: `frame.view(volume.array)[k]` are the pixels, [row,
     column] as they were acquired, of `names[k]` (moved within their plane if resampled)."""
+    pixels: PixelFacts
+    """What any of the headers says about persons in the pixels."""
     resampled: bool = False
     """Whether a gantry tilt was taken out."""
     part: str = ""
@@ -59,6 +63,7 @@ class Assembled(NamedTuple):
     header: Header
     identity: Identity
     inputs: tuple[str, ...]
+    pixels: PixelFacts = PixelFacts()
 
 
 def load_series(
@@ -101,6 +106,7 @@ def load_series(
         frame=built.frame,
         resampled=built.resampled,
         part=part,
+        pixels=reduce(or_, (slot.pixels for slot in built.slots)),
     )
 
 
@@ -119,7 +125,7 @@ def read_series(
         else:
             stored = store_volume(loaded.volume, part=part)
         inputs = tuple(sorted(loaded.names))
-        yield Assembled(loaded.kind, stored, loaded.header, loaded.identity, inputs)
+        yield Assembled(loaded.kind, stored, loaded.header, loaded.identity, inputs, loaded.pixels)
 
 
 class _Built(NamedTuple):

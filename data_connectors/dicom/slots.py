@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
+from data_connectors.deid.facts import PixelJudge
 from data_connectors.dicom.decode import check_pixels
 from data_connectors.dicom.header import Header, guarded, number, parse_header, read_dataset
 from data_connectors.dicom.identity import identity_of
@@ -17,7 +18,7 @@ from data_connectors.dicom.source import DicomSource
 from data_connectors.dicom.suv import SUV_WINDOW, PetFacts, pet_facts, suv_factors
 from data_connectors.dicom.values import Meaning, meaning_of
 from data_connectors.files import fetch, refuse
-from data_connectors.items import Identity, Refused
+from data_connectors.items import Identity, PixelFacts, Refused
 from medvlp.errors import InputError
 
 DEFAULT_THICKNESS_MM = 1.0
@@ -32,6 +33,7 @@ class Slot:
     identity: Identity
     meaning: Meaning
     thickness: float
+    pixels: PixelFacts
     pet: PetFacts | None = None
     """What a PET slice says about uptake."""
     suv_factor: float | None = None
@@ -60,6 +62,7 @@ def read_slots(source: DicomSource, names: tuple[str, ...]) -> Slots:
     slots: dict[object, Slot] = {}
     places: set[object] = set()
     refused = []
+    judge = PixelJudge()
     for name, handle in fetch(source.path, names):
         place: object = name
         try:
@@ -67,7 +70,7 @@ def read_slots(source: DicomSource, names: tuple[str, ...]) -> Slots:
             header = guarded(partial(parse_header, dataset, name))
             if header.sop_uid and header.plane:
                 place = (header.sop_uid, header.plane)
-            slot = _slot(dataset, header, source)
+            slot = _slot(dataset, header, source, judge(dataset))
             slots.setdefault(place, slot).names.append(name)
         except InputError as error:
             refused.append(refuse(error, (name,)))
@@ -97,7 +100,7 @@ def in_order(slots: list[Slot]) -> list[Slot]:
     return sorted(slots, key=place)
 
 
-def _slot(dataset: Dataset, header: Header, source: DicomSource) -> Slot:
+def _slot(dataset: Dataset, header: Header, source: DicomSource, pixels: PixelFacts) -> Slot:
     check_pixels(dataset, max_bytes=source.max_bytes, max_frames=source.max_frames)
     return Slot(
         header=header,
@@ -105,6 +108,7 @@ def _slot(dataset: Dataset, header: Header, source: DicomSource) -> Slot:
         meaning=meaning_of(dataset),
         pet=pet_facts(dataset) if header.modality == "PT" and source.pet != "stored" else None,
         thickness=abs(number(dataset, "SliceThickness") or DEFAULT_THICKNESS_MM),
+        pixels=pixels,
     )
 
 

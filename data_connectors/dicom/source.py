@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from data_connectors.deid.policy import BurnedIn
 from data_connectors.source import Source
 from medvlp.config import Config
 
@@ -24,6 +25,8 @@ class DicomReading(Config):
     """One caption for every visual of this source, e.g. `Chest CT`."""
     allow_missing_patient: bool = False
     """Let the study stand in for a missing PatientID (public test files only)."""
+    burned_in: BurnedIn | None = None
+    """What to do with pixels that may show text; None: as `deid.burned_in` says."""
 
     min_slices: int = Field(default=2, ge=2)
     """Series of fewer slices (but more than one) are refused."""

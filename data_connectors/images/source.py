@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from data_connectors.deid.policy import BurnedIn
 from data_connectors.source import Source
 
 
@@ -56,6 +57,9 @@ class ImagesSource(Source):
     """A text made of each row, e.g. `{question} {answer}`; rows that lack a column give none."""
     text_level: Literal["document", "findings", "impression", "sentence", "caption"] = "caption"
     """Level of the texts from `text_columns` and `text_template`."""
+
+    burned_in: BurnedIn | None = None
+    """What to do with pixels that may show text; None: accept, no header says more about them."""
 
     max_files: PositiveInt = 2_000_000
     """Most files that are looked at."""

@@ -172,6 +172,7 @@ class _Assembly:
             split=self.splits[patient], kind=item.kind, modality=item.modality, texts=texts,
             findings=findings, labels=item.labels, geometry=item.geometry, licence=item.licence,
             provenance=source, shard=visual.shard, offset=visual.offset, size=visual.size,
+            flags=item.flags,
         )  # fmt: skip
         self.out.samples.append(sample)
         self.out.regions += [(visual.key, region) for region in item.regions]

@@ -12,7 +12,9 @@ from typing import Any
 
 from data_connectors.config import AnySource, ConfiguredSource, IngestConfig
 from data_connectors.connectors import connector_of, files_of
+from data_connectors.deid.policy import PixelPolicy
 from data_connectors.deid.pseudonyms import Pseudonyms
+from data_connectors.deid.review import read_decisions
 from data_connectors.files import Files
 from data_connectors.ingest.pulling import as_folder
 from data_connectors.items import Refused
@@ -65,10 +67,12 @@ def make_plan(config: IngestConfig, base: Path, out: Path, archives: Mapping[str
         ConfigError: A source does not exist.
     """
     sources = locate(config, base, out)
+    policy = config.deid.model_dump_json(include={*PixelPolicy.model_fields} - {"reviewed"})
+    judged = policy + review_digest(config, base)
     plan = Plan(sources, {source.name: files_of(source) for source in sources})
     for order, source in enumerate(sources):
         log.info("looking through source %s: %d files", source.name, len(plan.files[source.name]))
-        _plan_source(plan, order, source, config)
+        _plan_source(plan, order, source, config, judged)
     for name, pulled in archives.items():
         plan.files[name] |= {missing: (size, 0) for missing, size in pulled.missing.items()}
         plan.refused.extend((name, refused) for refused in pulled.refused)
@@ -107,7 +111,9 @@ def _located(source: ConfiguredSource, base: Path, out: Path) -> AnySource:
     return source.model_copy(update={"path": path})
 
 
-def _plan_source(plan: Plan, order: int, source: AnySource, config: IngestConfig) -> None:
+def _plan_source(
+    plan: Plan, order: int, source: AnySource, config: IngestConfig, judged: str
+) -> None:
     files = plan.files[source.name]
     claimed: set[str] = set()
     consulted: set[str] = set()
@@ -122,7 +128,7 @@ def _plan_source(plan: Plan, order: int, source: AnySource, config: IngestConfig
             units.append(found)
     # Folders list in any order; a copy of the archive must give the same dataset.
     units.sort(key=lambda unit: (unit.inputs, unit.id))
-    how = f"{config.shard_mb} {source.model_dump_json(exclude={'path'})}"
+    how = f"{config.shard_mb} {source.model_dump_json(exclude={'path'})} {judged}"
     for unit in units:
         plan.units.append(Planned(order, source, unit, _fingerprint(how, unit, files)))
     plan.tables[source.name] = (_named_in(source) | consulted) & files.keys()
@@ -146,6 +152,19 @@ def _fingerprint(how: str, unit: Unit, files: Files) -> str:
     return hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def review_digest(config: IngestConfig, base: Path) -> str:
+    """SHA-256 of the decisions about pixels that the config names; empty without one.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds what is no decision.
+    """
+    if config.deid.reviewed is None:
+        return ""
+    path = base / config.deid.reviewed
+    read_decisions(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def config_digest(config: IngestConfig) -> str:
     """Names a config: equal for equal values, defaults included."""
     return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
@@ -159,5 +178,6 @@ def public_config(config: IngestConfig, names: Pseudonyms) -> dict[str, Any]:
             tree["sources"][number] = source.public()
         else:
             tree["sources"][number]["path"] = names.path("source", str(source.path))
-    tree["deid"]["key_file"] = tree["deid"]["key_file"] and "given"
+    for key in ("key_file", "reviewed"):
+        tree["deid"][key] = tree["deid"][key] and "given"
     return tree

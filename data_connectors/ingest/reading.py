@@ -10,6 +10,8 @@ from typing import Any
 
 from data_connectors.connectors import connector_of
 from data_connectors.dataset.writer import tar_payload
+from data_connectors.deid.gate import Gate
+from data_connectors.deid.policy import BurnedIn
 from data_connectors.deid.pseudonyms import Pseudonyms
 from data_connectors.files import refuse
 from data_connectors.ingest.records import Stored, UnitRecord, to_json
@@ -26,6 +28,12 @@ class Task:
     unit: Unit
     spool: Path
     names: Pseudonyms
+    gate: Gate
+
+    @property
+    def burned_in(self) -> BurnedIn | None:
+        """What the source itself says about text in pixels."""
+        return getattr(self.source, "burned_in", None)
 
 
 def read_unit(task: Task) -> str:
@@ -52,7 +60,12 @@ def read_unit(task: Task) -> str:
                 reports.append(replace(item, identity=identity))
             else:
                 try:
-                    visuals.append(_spooled(replace(item, identity=identity), task.names, spool))
+                    judged = task.gate.judge(item, task.source.kind, task.burned_in)
+                    if isinstance(judged, Refused):
+                        refused.append(judged)
+                        continue
+                    judged = replace(judged, identity=identity)
+                    visuals.append(_spooled(judged, task.names, spool))
                 except InputError as error:
                     refused.append(refuse(error, item.inputs))
     rest = tuple(name for name in task.unit.inputs if name not in claimed)

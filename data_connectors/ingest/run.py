@@ -23,7 +23,9 @@ from typing import Any
 
 from data_connectors.config import IngestConfig
 from data_connectors.dataset.writer import digest_of, hash_parts, write_info, write_tables
+from data_connectors.deid.gate import FLAGS, Gate
 from data_connectors.deid.pseudonyms import Pseudonyms, load_key
+from data_connectors.deid.review import write_review
 from data_connectors.ingest.accounting import Account, account
 from data_connectors.ingest.assemble import Assembled, assemble
 from data_connectors.ingest.planning import (
@@ -33,6 +35,7 @@ from data_connectors.ingest.planning import (
     locate,
     make_plan,
     public_config,
+    review_digest,
 )
 from data_connectors.ingest.pulling import pulled_archives, remove_unkept
 from data_connectors.ingest.shelving import shelve
@@ -79,7 +82,7 @@ def ingest(
         with _alone(partial):
             summary = _build(
                 config, plan, out, names, partial, archives=archives, workers=workers,
-                engine=engine,
+                engine=engine, gate=_gate(config, base, partial, names),
             )  # fmt: skip
         remove_unkept(config, base, out)
     shutil.rmtree(partial, ignore_errors=True)
@@ -88,7 +91,7 @@ def ingest(
 
 def _build(
     config: IngestConfig, plan: Plan, out: Path, names: Pseudonyms, partial: Path, *,
-    archives: Mapping[str, Pulled], workers: int, engine: str,
+    archives: Mapping[str, Pulled], workers: int, engine: str, gate: Gate,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything between a plan and the finished folder."""
     folder = partial / "dataset"
@@ -102,7 +105,7 @@ def _build(
             log_path, "archive-pulled", source=name, series=pulled.series, fetched=pulled.fetched,
             instances=pulled.instances, missing=len(pulled.missing),
         )  # fmt: skip
-    entries, resumed = shelve(config, plan, names, partial, workers=workers, engine=engine)
+    entries, resumed = shelve(config, plan, names, partial, gate, workers=workers, engine=engine)
     audit.append(log_path, "units-read", read=len(plan.units) - resumed, resumed=resumed)
     assembled = assemble(entries, config, names)
     assembled.refused[:0] = plan.refused
@@ -111,7 +114,13 @@ def _build(
         lecture_clips_without_frames=assembled.empty_spans,
     )  # fmt: skip
     counts = account(plan, entries, assembled)
-    _write(folder, plan, assembled, counts, config, names)
+    waiting = write_review(
+        out.with_name(out.name + ".review"), assembled.refused, held=gate.held, key=gate.key
+    )
+    judged = {"review": gate.review, "wait_for_review": waiting} | {
+        flag: sum(flag in sample.flags for sample in assembled.samples) for flag in FLAGS
+    }
+    _write(folder, plan, assembled, counts, config, names, judged)
     _write_private_list(out, assembled, names)
     os.replace(folder, out)
     return _summary(_info(out))
@@ -131,6 +140,13 @@ def _alone(partial: Path) -> Iterator[None]:
         yield
 
 
+def _gate(config: IngestConfig, base: Path, partial: Path, names: Pseudonyms) -> Gate:
+    """Judges the pixels; pictures for a person wait in the unfinished folder, encrypted."""
+    reviewed = config.deid.reviewed and (base / config.deid.reviewed).absolute()
+    policy = config.deid.model_copy(update={"reviewed": reviewed})
+    return Gate(policy, partial / "held", names.journal_key, review_digest(config, base))
+
+
 def _key_file(config: IngestConfig, out: Path, base: Path) -> Path:
     if config.deid.key_file is not None:
         return base / config.deid.key_file
@@ -147,6 +163,7 @@ def _finished(config: IngestConfig, out: Path, base: Path, names: Pseudonyms) ->
             next_step="choose another --out",
         ) from None  # fmt: skip
     same = info.get("config_digest") == config_digest(config) and info.get("key") == names.check
+    same = same and info.get("review", "") == review_digest(config, base)
     if not same:
         raise DatasetError(
             "the output folder holds a dataset made from another config or key",
@@ -178,7 +195,7 @@ def _info(folder: Path) -> dict[str, Any]:
 
 def _write(
     folder: Path, plan: Plan, made: Assembled, counts: Account, config: IngestConfig,
-    names: Pseudonyms,
+    names: Pseudonyms, judged: dict[str, Any],
 ) -> None:  # fmt: skip
     """Tables, the last audit entries, and dataset.json."""
     quarantine = [
@@ -192,6 +209,7 @@ def _write(
         log_path, "splits-made", patients=counts.patients, seed=config.split.seed,
         pairs_of_patients_with_shared_pixels=made.shared_pixels,
     )  # fmt: skip
+    audit.append(log_path, "pixels-judged", **judged)
     head = audit.append(
         log_path, "ingest-finished", samples=len(made.samples), found=counts.found,
         used=counts.used, quarantined=counts.quarantined,
@@ -200,6 +218,7 @@ def _write(
     write_info(folder, {
         "config": public_config(config, names), "config_digest": config_digest(config),
         "key": names.check, "input_state": input_state(plan.sources), "audit_head": head,
+        "review": judged["review"],
         "links": made.links, **counts.facts(),
     })  # fmt: skip
 

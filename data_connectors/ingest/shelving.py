@@ -23,6 +23,7 @@ from rich.progress import (
 
 from data_connectors.config import IngestConfig
 from data_connectors.dataset.writer import ShardWriter
+from data_connectors.deid.gate import Gate
 from data_connectors.deid.pseudonyms import Pseudonyms
 from data_connectors.ingest import journal
 from data_connectors.ingest.assemble import Entry
@@ -44,6 +45,7 @@ def shelve(
     plan: Plan,
     names: Pseudonyms,
     partial: Path,
+    gate: Gate,
     *,
     workers: int,
     engine: str,
@@ -55,6 +57,7 @@ def shelve(
         plan: The units, in order.
         names: Makes the keys of the samples.
         partial: Folder of the unfinished ingest.
+        gate: Which pixels may be stored.
         workers: See `build_engine`.
         engine: Likewise.
 
@@ -81,7 +84,7 @@ def shelve(
         memory_mb=config.reader_memory_mb,
     )  # fmt: skip
     tasks = [
-        Task(planned.source, planned.unit, spool / f"{number:09d}", names)
+        Task(planned.source, planned.unit, spool / f"{number:09d}", names, gate)
         for number, planned in enumerate(todo)
     ]
     with _progress(len(plan.units), len(done)) as advance:

@@ -22,6 +22,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from data_connectors.deid.policy import BurnedIn
 from data_connectors.source import Source
 from medvlp.config import Config
 
@@ -75,6 +76,9 @@ class LecturesSource(Source):
     """At most this many narrated sentences accompany the texts of a step or phase."""
     out_of_body: tuple[str, ...] = ("out_of_body", "outside_body", "out_of_patient")
     """Key-step names (lower case, `_` between words) of stretches outside the body."""
+
+    burned_in: BurnedIn | None = None
+    """What to do with pixels that may show text; None: accept, no header says more about them."""
 
     patient_pattern: str | None = None
     """Regular expression on the folder name or file stem; its first group, or the whole match,

@@ -182,6 +182,7 @@ def _write_ingest_config(out: Path) -> None:
             "name": "pydicom_files",
             "path": "pydicom_files",
             "allow_missing_patient": True,
+            "burned_in": "accept",  # published by pydicom: whoever they show is public already
             "licence": "MIT",
         }
     )

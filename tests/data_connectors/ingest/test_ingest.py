@@ -347,7 +347,7 @@ def test_the_audit_log_holds_and_is_anchored(tmp_path, images, fake):
     fake(lambda name: iter([visual(name)]))
     ingest(config(png_source()), tmp_path / "out", base=tmp_path, workers=1)
     data = Dataset.open(tmp_path / "out")
-    assert audit.verify(data.path / "audit.jsonl", anchor=data.info["audit_head"]) == 5
+    assert audit.verify(data.path / "audit.jsonl", anchor=data.info["audit_head"]) == 6
     assert data.verify() == 4
 
 
