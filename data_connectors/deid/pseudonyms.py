@@ -38,6 +38,25 @@ class Pseudonyms:
         """Pseudonym of a study; empty for a study without an identifier."""
         return self._mac("study", identifier.strip()) if identifier.strip() else ""
 
+    def accession(self, number: str) -> str:
+        """Pseudonym of an accession number, short enough for its DICOM attribute (SH)."""
+        return self._mac("accession", number.strip())[:16] if number.strip() else ""
+
+    def uid(self, uid: str) -> str:
+        """Another UID for a UID: `2.25.` and the digits of a UUID (PS3.5 B.2, RFC 9562 version 8).
+
+        Equal on every machine that has the key, so that references stay references.
+        """
+        bits = int(self._mac("uid", uid.strip(" \0")), 16)
+        bits = bits & ~(0xF << 76) | 0x8 << 76  # version 8: made by its own rule
+        bits = bits & ~(0x3 << 62) | 0x2 << 62  # variant of RFC 9562
+        return f"2.25.{bits}"
+
+    def shift_days(self, patient: str, most: int) -> int:
+        """By how many days a patient's dates move: -`most` to -1, the same for every object."""
+        bits = int(self._mac(f"shift/{most}", patient.strip().upper()), 16)
+        return -1 - bits % most
+
     def visual(self, patient: str, digest: str) -> str:
         """Key of the sample that shows these pixels of this patient (raw identifier)."""
         return self._mac("visual", f"{patient.strip().upper()}\0{digest}")
