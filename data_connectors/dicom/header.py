@@ -41,6 +41,9 @@ _ENHANCED: Final = {
     "1.2.840.10008.5.1.4.1.1.4.1",  # enhanced MR
     "1.2.840.10008.5.1.4.1.1.4.3",  # enhanced MR colour
     "1.2.840.10008.5.1.4.1.1.4.4",  # legacy converted enhanced MR
+    "1.2.840.10008.5.1.4.1.1.13.1.1",  # X-ray 3D angiographic
+    "1.2.840.10008.5.1.4.1.1.13.1.2",  # X-ray 3D craniofacial
+    "1.2.840.10008.5.1.4.1.1.13.1.3",  # breast tomosynthesis
     "1.2.840.10008.5.1.4.1.1.128.1",  # legacy converted enhanced PET
     "1.2.840.10008.5.1.4.1.1.130",  # enhanced PET
 }

@@ -21,8 +21,8 @@ _PNG_LEVEL = 3
 _U16 = 65535
 
 
-def read_image(dataset: Dataset) -> Stored:
-    """A single-frame object as a stored image.
+def read_image(dataset: Dataset, index: int = 0) -> Stored:
+    """One frame of an object as a stored image.
 
     Grey images are inverted once if they are MONOCHROME1, so that bright means dense; the modality
     rescale is applied and the VOI window follows into the stored values.
@@ -30,7 +30,7 @@ def read_image(dataset: Dataset) -> Stored:
     Raises:
         InputError: The pixels cannot be decoded.
     """
-    stored = stored_frame(dataset, 0)
+    stored = stored_frame(dataset, index)
     if stored.ndim == 3:
         return store_colour(to_8_bit(stored, dataset))
     values, window = grey_picture(stored, dataset)

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 from data_connectors.deid.facts import pixel_facts
-from data_connectors.dicom.cine import read_cine
 from data_connectors.dicom.decode import check_pixels
 from data_connectors.dicom.dicomdir import check_dicomdir
 from data_connectors.dicom.grouping import group_series
@@ -18,9 +17,7 @@ from data_connectors.dicom.header import (
     read_header,
 )
 from data_connectors.dicom.identity import identity_of
-from data_connectors.dicom.image import read_image
-from data_connectors.dicom.mosaic import read_mosaic
-from data_connectors.dicom.multiframe import read_enhanced
+from data_connectors.dicom.kinds import read_object, way_of
 from data_connectors.dicom.series import Assembled, read_series
 from data_connectors.dicom.source import DicomSource
 from data_connectors.dicom.tables import Tables, load_tables, read_region, table_files
@@ -28,7 +25,7 @@ from data_connectors.files import fetch, refuse, scan
 from data_connectors.items import Item, Refused, Region, VisualItem
 from data_connectors.source import Consulted, Unit
 from medvlp.errors import InputError
-from medvlp.types import Kind, Text
+from medvlp.types import Text
 
 _SERIES = "series"
 """Hint of a unit of slices; what sets it apart from the rest of its series may follow."""
@@ -71,7 +68,10 @@ def find(source: DicomSource) -> Iterator[Unit | Refused | Consulted]:
         if header.stacked:
             slices.append(header)
         else:
-            yield _unit([header], _way(header), tables)
+            try:
+                yield _unit([header], way_of(header), tables)
+            except InputError as error:
+                yield refuse(error, (name,))
     for group in group_series(slices, source):
         yield _unit(group.members, f"{_SERIES} {group.part}".strip(), tables)
     for name, handle in fetch(source.path, indexes):
@@ -103,28 +103,22 @@ def _read(source: DicomSource, unit: Unit) -> Iterator[Item]:
     for name, handle in fetch(source.path, unit.inputs):
         dataset = read_dataset(handle)
         check_pixels(dataset, max_bytes=source.max_bytes, max_frames=source.max_frames)
-        kind: Kind
-        if unit.hint == "enhanced":
-            kind, stored = read_enhanced(source, dataset)
-        elif unit.hint == "mosaic":
-            kind, stored = "volume", read_mosaic(source, dataset)
-        elif unit.hint == "cine":
-            kind, stored = "clip", read_cine(dataset, quality=source.jpeg_quality)
-        else:
-            kind, stored = "image", read_image(dataset)
         identity = identity_of(dataset, allow_missing_patient=source.allow_missing_patient)
         header = parse_header(dataset, name)
         facts = pixel_facts(dataset)
-        yield from _item(source, Assembled(kind, stored, header, identity, (name,), facts))
+        inputs: tuple[str, ...] = (name,)
+        for kind, stored in read_object(source, dataset, way):
+            yield from _item(source, Assembled(kind, stored, header, identity, inputs, facts))
+            inputs = ()  # the first picture of an object stands for its file
 
 
 def _item(source: DicomSource, part: Assembled) -> Iterator[Item]:
     """The item of a stored visual, with what the side tables say about it."""
     tables = load_tables(source)
     # A series stands for its slices; one instance alone may also be named by its own UID.
-    uids = (part.header.series, part.header.sop_uid if len(part.inputs) == 1 else "")
+    uids = (part.header.series, part.header.sop_uid if len(part.inputs) < 2 else "")
     regions: list[Region] = []
-    for row in tables.regions_of(*uids):
+    for row in tables.regions_of(*uids) if part.inputs else ():
         try:
             regions.append(read_region(row, part.stored.geometry.shape or ()))
         except InputError as error:
@@ -145,14 +139,6 @@ def _item(source: DicomSource, part: Assembled) -> Iterator[Item]:
         provenance=source.name,
         pixels=part.pixels,
     )
-
-
-def _way(header: Header) -> str:
-    if header.enhanced:
-        return "enhanced"
-    if header.mosaic:
-        return "mosaic"
-    return "cine" if header.frames > 1 else "image"
 
 
 def _unit(headers: Sequence[Header], hint: str, tables: Tables) -> Unit:

@@ -44,6 +44,9 @@ class DicomReading(Config):
     """PET series in standardised uptake values by body weight (unit SUV): where the header allows
     it, else as they were sent (unit raw); or only so, else refused; or always as sent."""
 
+    for_processing: Literal["refuse", "read"] = "refuse"
+    """What to do with radiographs as the detector gave them (PresentationIntentType)."""
+
     max_files: PositiveInt = 2_000_000
     """Most files (or archive members) that are looked at."""
     max_frames: PositiveInt = 8_000
