@@ -187,19 +187,29 @@ def inflate(path: Path, *, max_bytes: int) -> bytes:
 def inflate_bytes(packed: bytes, *, max_bytes: int) -> bytes:
     """As `inflate`, for a gzip file in memory."""
     limit = min(max_bytes, max(FREE_BYTES, MAX_RATIO * len(packed))) + 1
-    parts: list[bytes] = []
-    size, rest = 0, packed
     try:
-        while rest and size < limit:
-            decoder = zlib.decompressobj(wbits=31)
-            parts.append(decoder.decompress(rest, limit - size))
-            size += len(parts[-1])
-            if not decoder.eof and size < limit:
-                raise EOFError
-            rest = decoder.unused_data.lstrip(b"\0")
+        data = first_bytes(packed, limit)
     except Exception as failure:
         raise broken(failure) from None
-    return _sized(b"".join(parts), len(packed), max_bytes)
+    return _sized(data, len(packed), max_bytes)
+
+
+def first_bytes(packed: bytes, count: int) -> bytes:
+    """At most so many bytes of the content of a gzip file in memory.
+
+    Raises:
+        EOFError, zlib.error: It ends early, or its bytes make no sense.
+    """
+    parts: list[bytes] = []
+    size, rest = 0, packed
+    while rest and size < count:
+        decoder = zlib.decompressobj(wbits=31)
+        parts.append(decoder.decompress(rest, count - size))
+        size += len(parts[-1])
+        if not decoder.eof and size < count:
+            raise EOFError
+        rest = decoder.unused_data.lstrip(b"\0")
+    return b"".join(parts)
 
 
 def _sized(data: bytes, packed: int, max_bytes: int) -> bytes:

@@ -1,1 +1,1 @@
-"""Folders of PNG and JPEG images with a table; images with labels and texts out."""
+"""Folders of PNG, JPEG and NIfTI files with a table; visuals with labels and texts out."""

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import PurePosixPath
 
+from data_connectors.dicom.volume import Stored, store_volume
 from data_connectors.files import Handle, fetch, refuse, scan
+from data_connectors.images.nifti import is_nifti, read_nifti
 from data_connectors.images.pixels import looks_like_image, read_picture
 from data_connectors.images.source import ImagesSource
 from data_connectors.images.table import Matched, Row, cell, match_rows, read_table, table_path
@@ -18,9 +20,11 @@ from data_connectors.items import Identity, Item, Payload, Refused, VisualItem
 from data_connectors.source import Unit
 from medvlp.errors import InputError
 from medvlp.types import Geometry
+from medvlp.types import Unit as DataUnit
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".gif"}
 _START = 16
+_UNITS = ("HU", "raw")
 
 
 def find(source: ImagesSource) -> Iterator[Unit | Refused]:
@@ -38,11 +42,12 @@ def find(source: ImagesSource) -> Iterator[Unit | Refused]:
         max_files=source.max_files,
         max_bytes=source.max_bytes,
         skip=() if table is None else (table,),
+        expand=False,
     )
     for entry in found:
         if isinstance(entry, Refused):
             yield entry
-        elif looks_like_image(_start(entry[1])):
+        elif is_nifti(entry[0]) or looks_like_image(_start(entry[1])):
             names.append(entry[0])
         else:
             yield _no_image(entry[0])
@@ -74,26 +79,47 @@ def read(source: ImagesSource, unit: Unit) -> Iterator[Item]:
 def _read(source: ImagesSource, unit: Unit) -> VisualItem:
     table = read_table(source)
     rows: list[Row] = [table[number] for number in json.loads(unit.hint)]
-    identity = _identity(source, unit.inputs[0], rows)
-    said = describe(source, rows)
-    _, handle = next(fetch(source.path, unit.inputs))
-    data = handle.getvalue() if isinstance(handle, BytesIO) else handle.read_bytes()
-    picture = read_picture(data, max_pixels=source.max_pixels)
     first: Row = rows[0] if rows else {}
+    (name,) = unit.inputs
+    identity = _identity(source, name, rows)
+    said = describe(source, rows)
+    _, handle = next(fetch(source.path, unit.inputs, expand=False))
+    volume = is_nifti(name)
+    stored = _volume(source, handle, name, rows) if volume else _picture(source, handle)
     return VisualItem(
         identity=identity,
-        kind="image",
+        kind="volume" if volume else "image",
         modality=cell(first, source.modality_column) or source.modality,
-        payload=Payload(((picture.extension, picture.data),)),
-        geometry=Geometry(shape=picture.shape, unit="rgb" if len(picture.shape) == 3 else "raw"),
+        payload=stored.payload,
+        geometry=stored.geometry,
         inputs=unit.inputs,
-        digest=picture.digest,
+        digest=stored.digest,
         texts=said.texts,
         findings=said.findings,
         labels=said.labels,
         licence=cell(first, source.licence_column) or source.licence,
         provenance=source.name,
     )
+
+
+def _picture(source: ImagesSource, handle: Handle) -> Stored:
+    data = handle.getvalue() if isinstance(handle, BytesIO) else handle.read_bytes()
+    picture = read_picture(data, max_pixels=source.max_pixels)
+    geometry = Geometry(shape=picture.shape, unit="rgb" if len(picture.shape) == 3 else "raw")
+    return Stored(Payload(((picture.extension, picture.data),)), geometry, picture.digest)
+
+
+def _volume(source: ImagesSource, handle: Handle, name: str, rows: Sequence[Row]) -> Stored:
+    units = {cell(row, source.unit_column) or source.volume_unit for row in rows}
+    units = units or {source.volume_unit}
+    if len(units) > 1 or not units <= set(_UNITS):
+        raise InputError(
+            "the table names no unit, or several", code="unit-unknown",
+            limit=" or ".join(_UNITS), next_step="correct unit_column",
+        )  # fmt: skip
+    unit: DataUnit = "HU" if units == {"HU"} else "raw"
+    volume = read_nifti(handle, name, max_bytes=source.max_bytes, unit=unit)
+    return store_volume(volume)
 
 
 def _identity(source: ImagesSource, name: str, rows: Sequence[Row]) -> Identity:
@@ -130,7 +156,7 @@ def _no_image(name: str) -> Refused:
     if PurePosixPath(name).suffix.lower() in _SUFFIXES:
         reason = "the file is named like an image but does not begin like one"
         return Refused("image-not-decodable", reason, "copy it again", (name,))
-    return Refused("not-image", "the file is no PNG, JPEG or GIF", "nothing", (name,))
+    return Refused("not-image", "the file is no PNG, JPEG, GIF or NIfTI", "nothing", (name,))
 
 
 def _start(handle: Handle) -> bytes:

@@ -13,7 +13,9 @@ from data_connectors.source import Source
 
 
 class ImagesSource(Source):
-    """A folder (or zip or tar archive) of PNG, JPEG or GIF images, with or without a table.
+    """A folder (or zip or tar archive) of images, with or without a table.
+
+    Images are PNG, JPEG and GIF; NIfTI files (`.nii`, `.nii.gz`) are volumes.
 
     The table is CSV with a header line, or a JSON list of objects; a row belongs to the image
     that `file_column` names by path, name or name without extension. Several rows may describe
@@ -36,6 +38,10 @@ class ImagesSource(Source):
     modality_column: str | None = None
     view_column: str | None = None
     licence_column: str | None = None
+    volume_unit: Literal["raw", "HU"] = "raw"
+    """What the values of NIfTI volumes are; their headers cannot say."""
+    unit_column: str | None = None
+    """Column that says it for each volume: `HU` or `raw`."""
 
     label_column: str | None = None
     label_separator: str = "|"
@@ -63,8 +69,8 @@ class ImagesSource(Source):
 
     max_files: PositiveInt = 2_000_000
     """Most files that are looked at."""
-    max_bytes: PositiveInt = 200_000_000
-    """Most bytes of one file."""
+    max_bytes: PositiveInt = 2_000_000_000
+    """Most bytes of one file, and of a volume once decompressed."""
     max_pixels: PositiveInt = 100_000_000
     """Most pixels of one image, checked before it is decoded."""
 

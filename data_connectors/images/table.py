@@ -72,7 +72,8 @@ def needed_columns(source: ImagesSource) -> set[str]:
     """Every column that the source names."""
     named = (
         source.file_column, source.patient_column, source.study_column, source.modality_column,
-        source.view_column, source.licence_column, source.label_column, *source.text_columns,
+        source.view_column, source.licence_column, source.unit_column, source.label_column,
+        *source.text_columns,
         *_FIELD.findall(source.text_template or ""),
     )  # fmt: skip
     return {name for name in named if name}
@@ -100,7 +101,7 @@ def match_rows(source: ImagesSource, rows: Iterable[Row], names: Iterable[str]) 
     indexes: tuple[dict[str, list[str]], ...] = ({}, {}, {})
     for name in names:
         pure = PurePosixPath(name)
-        for index, key in zip(indexes, (name, pure.name, pure.stem), strict=True):
+        for index, key in zip(indexes, (name, pure.name, _stem(pure)), strict=True):
             index.setdefault(key, []).append(name)
     matched = Matched({}, [], [], [])
     for number, row in enumerate(rows):
@@ -119,6 +120,12 @@ def match_rows(source: ImagesSource, rows: Iterable[Row], names: Iterable[str]) 
         else:
             matched.missing.append(number)
     return matched
+
+
+def _stem(path: PurePosixPath) -> str:
+    """The name without its extension, which is `.nii.gz` as a whole."""
+    name = path.name
+    return name[:-7] if name.lower().endswith(".nii.gz") else path.stem
 
 
 @lru_cache(maxsize=8)
