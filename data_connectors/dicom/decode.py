@@ -1,54 +1,123 @@
-"""Encoded pixel data -> arrays of stored values, checked before anything is allocated.
+"""Pixel data -> arrays of stored values, checked before anything is allocated.
 
-Each transfer syntax has one decoder of choice. GDCM is used only where no other permissively
-licensed one decodes: JPEG Lossless and 12-bit JPEG.
+A frame is read and decoded when it is asked for, and only that frame. What comes out is what
+pydicom's decoders give by default (PS3.3 C.7.6.3): sign and unused bits put right, planes put
+together, YBR turned into RGB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from pydicom import uid
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.processing import apply_color_lut, convert_color_space
 
-from data_connectors.dicom.coded import coded_size
+from data_connectors.dicom.attributes import Attributes
+from data_connectors.dicom.coded import Coded
 from data_connectors.dicom.header import guarded, text, whole
-from data_connectors.dicom.jpeg12 import decode_jpeg12
+from data_connectors.dicom.pixeldata import (
+    DOUBLE_PIXELS,
+    FLOAT_PIXELS,
+    PIXEL_DATA,
+    PixelData,
+    pixel_data,
+)
+from data_connectors.dicom.skim import UNDEFINED
+from data_connectors.dicom.streams import (
+    JPEG_2000,
+    JPEG_LS,
+    STREAMS,
+    decode_runs,
+    decode_stream,
+    lying,
+)
 from medvlp.errors import InputError
 
-_PIXEL_TAGS: Final = (0x7FE00010, 0x7FE00008, 0x7FE00009)
-
-_PLUGINS: Final[Mapping[str, str]] = {
-    uid.JPEGBaseline8Bit: "pillow",
-    uid.JPEGExtended12Bit: "pillow",
-    uid.JPEGLossless: "gdcm",
-    uid.JPEGLosslessSV1: "gdcm",
-    uid.JPEGLSLossless: "pyjpegls",
-    uid.JPEGLSNearLossless: "pyjpegls",
-    uid.JPEG2000Lossless: "pylibjpeg",
-    uid.JPEG2000: "pylibjpeg",
-    uid.HTJ2KLossless: "pylibjpeg",
-    uid.HTJ2KLosslessRPCL: "pylibjpeg",
-    uid.HTJ2K: "pylibjpeg",
-    uid.RLELossless: "pylibjpeg",
-}
-_JPEG12: Final = {
-    uid.JPEGExtended12Bit,
-    "1.2.840.10008.1.2.4.53",  # spectral selection, retired
-    "1.2.840.10008.1.2.4.55",  # full progression, retired
-}
 _NATIVE: Final = {
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,
     uid.DeflatedExplicitVRLittleEndian,
     uid.ExplicitVRBigEndian,
 }
+_FLOATS: Final = {FLOAT_PIXELS: "f4", DOUBLE_PIXELS: "f8"}
+_YBR: Final = ("YBR_FULL", "YBR_FULL_422")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the pixels of one object are stored (PS3.3 C.7.6.3)."""
+
+    syntax: uid.UID
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    allocated: int
+    """Bits of a value as it is stored, and how many of them count."""
+    stored: int
+    signed: bool
+    photometric: str
+    planes: bool
+    """Whether the colours of native data come one after the other."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.rows, self.columns
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of a stored value."""
+        return np.dtype(f"<{'i' if self.signed else 'u'}{max(1, self.allocated // 8)}")
+
+    @property
+    def values(self) -> int:
+        """How many of them a native frame has in the file."""
+        count = self.rows * self.columns * self.samples
+        return count * 2 // 3 if self.photometric == "YBR_FULL_422" else count
+
+
+def form_of(attributes: Attributes) -> Form:
+    """What a header says of its pixels.
+
+    Raises:
+        InputError: `dicom-not-decodable` by the name of the syntax, or `dicom-malformed`.
+    """
+    bits = whole(attributes, "BitsAllocated")
+    if bits not in (1, 8, 16, 32, 64):
+        raise InputError("no such pixel depth", code="dicom-malformed", got=bits)
+    return Form(
+        syntax=syntax_of(attributes),
+        rows=whole(attributes, "Rows"),
+        columns=whole(attributes, "Columns"),
+        frames=max(1, whole(attributes, "NumberOfFrames")),
+        samples=max(1, whole(attributes, "SamplesPerPixel")),
+        allocated=bits,
+        stored=min(bits, whole(attributes, "BitsStored") or bits),
+        signed=whole(attributes, "PixelRepresentation") == 1,
+        photometric=text(attributes, "PhotometricInterpretation"),
+        planes=whole(attributes, "PlanarConfiguration") == 1,
+    )
+
+
+def syntax_of(attributes: Attributes) -> uid.UID:
+    """The transfer syntax.
+
+    Raises:
+        InputError: It is missing, or has no permissively licensed decoder here.
+    """
+    meta = getattr(attributes, "file_meta", None)
+    syntax = uid.UID(text(meta, "TransferSyntaxUID") if meta is not None else "")
+    if syntax not in _NATIVE and syntax != uid.RLELossless and syntax not in STREAMS:
+        name = syntax.name if syntax.is_transfer_syntax else "none or a private one"
+        raise InputError(
+            "no decoder for this transfer syntax", code="dicom-not-decodable", got=name,
+            next_step="have the archive send it uncompressed or as JPEG 2000",
+        )  # fmt: skip
+    return syntax
 
 
 def check_pixels(dataset: Dataset, *, max_bytes: int, max_frames: int) -> None:
@@ -58,76 +127,146 @@ def check_pixels(dataset: Dataset, *, max_bytes: int, max_frames: int) -> None:
         InputError: `dicom-no-pixels`, `dicom-too-large`, `dicom-truncated`,
             `dicom-lying-geometry` or `dicom-not-decodable` (by the syntax's name).
     """
-    guarded(lambda: _check_pixels(dataset, max_bytes, max_frames))
+
+    def check() -> None:
+        form = form_of(dataset)
+        check_form(form, pixel_data(dataset), max_bytes=max_bytes, max_frames=max_frames)
+
+    guarded(check)
 
 
-def _check_pixels(dataset: Dataset, max_bytes: int, max_frames: int) -> None:
-    syntax = syntax_of(dataset)
-    frames = max(1, whole(dataset, "NumberOfFrames"))
-    samples = max(1, whole(dataset, "SamplesPerPixel"))
-    bits = whole(dataset, "BitsAllocated")
-    rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
-    if bits not in (1, 8, 16, 32, 64):
-        raise InputError("no such pixel depth", code="dicom-malformed", got=bits)
-    claimed = (rows * columns * samples * frames * bits + 7) // 8
-    if frames > max_frames:
+def check_form(form: Form, data: PixelData, *, max_bytes: int, max_frames: int) -> None:
+    """As `check_pixels`."""
+    if form.frames > max_frames:
         raise InputError(
-            "too many frames", code="dicom-too-large", got=frames, limit=max_frames,
+            "too many frames", code="dicom-too-large", got=form.frames, limit=max_frames,
             next_step="raise max_frames if it is genuine",
         )  # fmt: skip
+    pixels = form.rows * form.columns * form.samples * form.frames
+    claimed = (pixels * form.allocated + 7) // 8
     if claimed > max_bytes:
         raise InputError(
             "the decoded pixels would be too large", code="dicom-too-large",
             got=f"{claimed} bytes", limit=max_bytes,
             next_step="raise max_bytes if it is genuine",
         )  # fmt: skip
-    declared, present = _pixel_bytes(dataset)
-    if 0 < declared < 0xFFFFFFFF and present < declared:
+    needed = (form.values * form.frames * form.allocated + 7) // 8
+    native = form.syntax in _NATIVE
+    # No more of a deflated object is inflated than its header claims.
+    present = data.present(needed if native else form.frames)
+    if 0 < data.length < UNDEFINED and present < min(data.length, needed if native else 1):
         raise InputError(
             "the file ends within the pixel data", code="dicom-truncated",
-            got=f"{present} of {declared} bytes",
+            got=f"{present} of {data.length} bytes",
             next_step="fetch the file again from the archive",
         )  # fmt: skip
-    if syntax in _NATIVE:
-        if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
-            claimed = claimed * 2 // 3
-        if present < claimed:
-            raise InputError(
-                "rows, columns and frames claim more pixels than there are",
-                code="dicom-lying-geometry", got=f"{present} bytes", limit=f"{claimed} bytes",
-                next_step="fetch the file again from the archive",
-            )  # fmt: skip
-    elif present < frames:
+    if native and present < needed:
+        raise InputError(
+            "rows, columns and frames claim more pixels than there are",
+            code="dicom-lying-geometry", got=f"{present} bytes", limit=f"{needed} bytes",
+            next_step="fetch the file again from the archive",
+        )  # fmt: skip
+    if present < form.frames:
         raise InputError("the pixel data is empty", code="dicom-no-pixels")
 
 
-def syntax_of(dataset: Dataset) -> uid.UID:
-    """The transfer syntax.
+class Frames:
+    """The frames of one object, decoded one at a time."""
 
-    Raises:
-        InputError: It is missing, or has no permissively licensed decoder here.
-    """
-    meta = getattr(dataset, "file_meta", None)
-    syntax = uid.UID(text(meta, "TransferSyntaxUID") if meta is not None else "")
-    if syntax not in _PLUGINS and syntax not in _NATIVE and syntax not in _JPEG12:
-        name = syntax.name if syntax.is_transfer_syntax else "none or a private one"
-        raise InputError(
-            "no decoder for this transfer syntax", code="dicom-not-decodable", got=name,
-            next_step="have the archive send it uncompressed or as JPEG 2000",
-        )  # fmt: skip
-    return syntax
+    def __init__(self, form: Form, data: PixelData, dataset: Dataset | None = None) -> None:
+        """Look at an object that passed `check_pixels`.
 
+        Args:
+            form: How its pixels are stored.
+            data: Where they are.
+            dataset: Where the palette is, if it has one.
+        """
+        self.form = form
+        self._data = data
+        self._dataset = dataset
 
-def _pixel_bytes(dataset: Dataset) -> tuple[int, int]:
-    """(length that the element claims, bytes that are there)."""
-    for tag in _PIXEL_TAGS:
-        if tag not in dataset:
-            continue
-        element = dataset.get_item(tag)
-        value = element.value or b""
-        declared = element.length if isinstance(element, RawDataElement) else len(value)
-        return declared, len(value)
-    raise InputError("there is no pixel data", code="dicom-no-pixels", next_step="nothing")
+    def __getitem__(self, index: int) -> np.ndarray:
+        """One frame: grey stored values [h, w], or RGB [h, w, 3].
+
+        Raises:
+            InputError: `dicom-not-decodable`, `dicom-lying-geometry` or `dicom-truncated`.
+        """
+        return guarded(lambda: self._frame(index))
+
+    def _frame(self, index: int) -> np.ndarray:
+        form = self.form
+        if form.syntax in _NATIVE:
+            array, photometric = self._native(index), form.photometric
+        else:
+            array, photometric = self._coded(index)
+        if photometric == "PALETTE COLOR" and self._dataset is not None:
+            array = apply_color_lut(array, self._dataset)
+        elif photometric in _YBR and array.ndim == 3:
+            array = convert_color_space(array, "YBR_FULL", "RGB")
+        if array.shape[:2] != form.size or array.ndim not in (2, 3):
+            raise lying(array.shape[:2], form.size)
+        if array.ndim == 3 and array.shape[2] != 3:
+            array = array[..., :3] if array.shape[2] == 4 else array[..., 0]
+        return array
+
+    def _native(self, index: int) -> np.ndarray:
+        form = self.form
+        if form.allocated == 1:
+            return self._bits(index)
+        width = form.allocated // 8
+        kind = _FLOATS.get(self._data.tag)
+        array = np.empty(form.values, np.dtype(f"<{kind}") if kind else form.dtype)
+        offset = index * form.values * width
+        room = array.data.cast("B")
+        if form.syntax == uid.ExplicitVRBigEndian:
+            self._read_big(offset, room)
+        elif self._data.readinto(offset, room) < len(room):
+            raise _short()
+        if form.photometric == "YBR_FULL_422" and form.samples == 3:
+            array = _resampled(array)
+        if self._data.tag == PIXEL_DATA:
+            array = _unused(array, form.allocated - form.stored)
+        return _shaped(array, form)
+
+    def _read_big(self, offset: int, room: memoryview) -> None:
+        """Bytes in the order of the machine; 8-bit data lies in swapped words if it is OW."""
+        width = self.form.allocated // 8
+        words = width == 1 and self._data.vr == "OW"
+        unit = 2 if words else width
+        skip = offset % unit
+        count = -(-(skip + len(room)) // unit) * unit
+        data = self._data.read(offset - skip, count)
+        if len(data) < skip + len(room):
+            raise _short()
+        data = data.ljust(count, b"\0")
+        swapped = np.frombuffer(data, f">u{unit}").astype(f"<u{unit}").tobytes()
+        room[:] = swapped[skip : skip + len(room)]
+
+    def _bits(self, index: int) -> np.ndarray:
+        """One bit a pixel; frames follow each other without a gap (PS3.5 8.1.1)."""
+        form = self.form
+        first = index * form.values
+        start, end = first // 8, -(-(first + form.values) // 8)
+        data = np.frombuffer(self._data.read(start, end - start), np.uint8)
+        if data.size < end - start:
+            raise _short()
+        bits = np.unpackbits(data, bitorder="little")[first % 8 :][: form.values]
+        return _shaped(bits.view(form.dtype), form)
+
+    def _coded(self, index: int) -> tuple[np.ndarray, str]:
+        """(array, photometric interpretation) of a coded frame."""
+        form = self.form
+        stream = self._data.coded_frame(index, form.frames)
+        if form.syntax == uid.RLELossless:
+            planes = decode_runs(
+                stream, size=form.size, samples=form.samples, bits=form.allocated
+            ).view(form.dtype)
+            array = planes[0] if form.samples == 1 else np.moveaxis(planes, 0, -1)
+            return _unused(np.array(array), form.allocated - form.stored), form.photometric
+        array, coded = decode_stream(stream, form.syntax, size=form.size, samples=form.samples)
+        if array.dtype.kind in "iu":
+            array = _signed(array, form, coded)
+        return array, _colours(form, coded)
 
 
 def stored_frame(dataset: Dataset, index: int) -> np.ndarray:
@@ -140,53 +279,80 @@ def stored_frame(dataset: Dataset, index: int) -> np.ndarray:
     Raises:
         InputError: `dicom-not-decodable`.
     """
+    return frames_of(dataset)[index]
 
-    def decode() -> np.ndarray:
-        syntax = syntax_of(dataset)
-        _check_coded_size(dataset, syntax, index)
-        try:
-            if syntax in _JPEG12 and whole(dataset, "BitsStored") > 8:
-                return decode_jpeg12(dataset, index)
-            array, meta = get_decoder(syntax).as_array(
-                dataset, index=index, decoding_plugin=_PLUGINS.get(syntax, "")
-            )
-        except (MemoryError, InputError):
-            raise
-        except Exception as error:  # decoders raise nearly every built-in type on broken input
-            raise InputError(
-                "the pixel data cannot be decoded", code="dicom-not-decodable",
-                got=f"{syntax.name}, {type(error).__name__}",
-                next_step="fetch the file again from the archive",
-            ) from None  # fmt: skip
-        if str(meta["photometric_interpretation"]) == "PALETTE COLOR":
-            array = apply_color_lut(array, dataset)
+
+def frames_of(dataset: Dataset) -> Frames:
+    """The frames of an object, for reading several.
+
+    Raises:
+        InputError: `dicom-no-pixels` or `dicom-not-decodable`.
+    """
+    return guarded(lambda: Frames(form_of(dataset), pixel_data(dataset), dataset))
+
+
+def _shaped(array: np.ndarray, form: Form) -> np.ndarray:
+    if form.samples == 1:
+        return array.reshape(form.size)
+    if form.planes:
+        return np.moveaxis(array.reshape(form.samples, *form.size), 0, -1)
+    return array.reshape(*form.size, form.samples)
+
+
+def _resampled(array: np.ndarray) -> np.ndarray:
+    """Y1 Y2 B R -> Y1 B R, Y2 B R (PS3.3 C.7.6.3.1.2)."""
+    pairs = array.reshape(-1, 4)
+    return np.stack([pairs[:, [0, 2, 3]], pairs[:, [1, 2, 3]]], axis=1).ravel()
+
+
+def _unused(array: np.ndarray, spare: int) -> np.ndarray:
+    """Bits above the stored ones mean nothing (PS3.5 8.1.1): sign or zero fills them."""
+    if spare <= 0:
         return array
-
-    frame = guarded(decode)
-    size = (whole(dataset, "Rows"), whole(dataset, "Columns"))
-    if frame.shape[:2] != size or frame.ndim not in (2, 3):
-        raise _lying(frame.shape[:2], size)
-    if frame.ndim == 3 and frame.shape[2] != 3:
-        frame = frame[..., :3] if frame.shape[2] == 4 else frame[..., 0]
-    return frame
-
-
-def _check_coded_size(dataset: Dataset, syntax: uid.UID, index: int) -> None:
-    """Refuse a code stream of another size than the header's, before a decoder allocates it."""
-    if syntax in _NATIVE or syntax == uid.RLELossless:
-        return
-    frames = max(1, whole(dataset, "NumberOfFrames"))
-    coded = coded_size(get_frame(dataset.PixelData, index, number_of_frames=frames))
-    size = (whole(dataset, "Rows"), whole(dataset, "Columns"))
-    if coded is not None and coded != size:
-        raise _lying(coded, size)
+    if array.dtype.kind == "u":
+        limit = (1 << (8 * array.dtype.itemsize - spare)) - 1
+        if array.size and int(array.max()) > limit:
+            array &= array.dtype.type(limit)
+        return array
+    np.left_shift(array, spare, out=array)
+    np.right_shift(array, spare, out=array)
+    return array
 
 
-def _lying(found: tuple[int, ...], stated: tuple[int, ...]) -> InputError:
+def _signed(array: np.ndarray, form: Form, coded: Coded | None) -> np.ndarray:
+    """Decoded values in the type and with the sign that the header states.
+
+    JPEG-LS does not say whether values are signed, and some JPEG 2000 streams say the opposite
+    of the header, which is believed.
+    """
+    kind = "i" if form.signed else "u"
+    array = array.view(f"{kind}{array.dtype.itemsize}").astype(form.dtype, copy=False)
+    if not array.flags.writeable:
+        array = array.copy()
+    precision = coded.precision if coded else form.stored
+    width = 8 * array.dtype.itemsize
+    if form.syntax in JPEG_2000 and form.photometric in ("MONOCHROME1", "MONOCHROME2"):
+        differs = coded is not None and coded.signed != form.signed
+        return _unused(array, width - precision) if differs else array
+    if form.syntax in JPEG_LS and form.signed:
+        return _unused(array, width - precision)
+    return _unused(array, form.allocated - form.stored)
+
+
+def _colours(form: Form, coded: Coded | None) -> str:
+    """The photometric interpretation of what was decoded: the stream is believed first."""
+    if form.samples != 3 or coded is None:
+        return form.photometric
+    if form.syntax in JPEG_2000:
+        return "RGB" if form.photometric in ("YBR_ICT", "YBR_RCT") else form.photometric
+    if coded.colour == "rgb":
+        return "RGB"
+    jfif = coded.colour == "jfif" and "YBR" not in form.photometric
+    return "YBR_FULL" if jfif else form.photometric
+
+
+def _short() -> InputError:
     return InputError(
-        "the encoded image has another size than the header says",
-        code="dicom-lying-geometry",
-        got=f"{found[0]} x {found[1]}",
-        limit=f"{stated[0]} x {stated[1]}",
+        "the file ends within the pixel data", code="dicom-truncated",
         next_step="fetch the file again from the archive",
-    )
+    )  # fmt: skip

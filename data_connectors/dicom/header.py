@@ -6,15 +6,30 @@ Attribute names are those of DICOM PS3.6; nothing here touches pixel data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
 from typing import Any, Final, TypeVar
 
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from data_connectors.dicom.attributes import Attributes, build_dataset, skim, tag_of
 from data_connectors.dicom.passes import PASS_TAGS, pass_values
 from data_connectors.dicom.quiet import quiet
+from data_connectors.dicom.skim import (
+    DEFLATED,
+    EXPLICIT,
+    MAX_HEADER,
+    TRANSFER_SYNTAX,
+    Unusual,
+    read_meta,
+    syntax_of,
+    walk,
+)
+from data_connectors.dicom.sources import Inflated, open_bytes
 from data_connectors.files import Handle
 from medvlp.errors import InputError, MedvlpError
 
@@ -130,31 +145,73 @@ def read_header(handle: Handle, name: str) -> Header:
         InputError: It is no DICOM file (`not-dicom`), cannot be parsed (`dicom-malformed`), or
             holds no image that this connector reads (`dicom-no-image`, `dicom-dicomdir`, ...).
     """
-    dataset = _open(handle, stop_before_pixels=True, specific_tags=_TAGS)
-    return guarded(lambda: parse_header(dataset, name))
+
+    def skimmed() -> Header:
+        with open_bytes(handle) as source:
+            return parse_header(skim(walk(source, _wanted()), handle), name)
+
+    def parsed() -> Header:
+        found = _by_pydicom(handle, MAX_HEADER, stop_before_pixels=True, specific_tags=_TAGS)
+        return parse_header(found, name)
+
+    try:
+        return explained(skimmed)
+    except Unusual:
+        return guarded(parsed)
 
 
-def read_dataset(handle: Handle) -> Dataset:
-    """Read a whole object; its pixel data stays encoded.
+@cache
+def _wanted() -> frozenset[int]:
+    meta = ("TransferSyntaxUID", "MediaStorageSOPClassUID", "SpecificCharacterSet")
+    return frozenset(tag_of(key) for key in (*_TAGS, *meta))
+
+
+def read_dataset(handle: Handle, *, max_bytes: int = 2_000_000_000) -> Dataset:
+    """Read an object up to its pixel data, which stays in the file until it is asked for.
+
+    What follows the pixel data (padding, signatures) is left out: this is for reading, not for
+    writing the object again.
+
+    Args:
+        handle: The input.
+        max_bytes: Most bytes that a deflated object may inflate to.
 
     Raises:
         InputError: As `read_header`.
     """
-    return _open(handle)
 
-
-def _open(handle: Handle, **options: Any) -> Dataset:
     def read() -> Dataset:
         try:
-            return pydicom.dcmread(handle, **options)
-        except InvalidDicomError:
-            raise InputError(
-                "there is no DICOM preamble and file meta information",
-                code="not-dicom",
-                next_step="nothing, if it is no DICOM file",
-            ) from None
+            with open_bytes(handle) as source:
+                return build_dataset(walk(source), handle, limit=max_bytes)
+        except Unusual:
+            return _by_pydicom(handle, max_bytes)
 
     return guarded(read)
+
+
+def _by_pydicom(handle: Handle, limit: int, **options: Any) -> Dataset:
+    """What the walk leaves to pydicom; a deflated object is inflated within the limit first."""
+    try:
+        return pydicom.dcmread(_inflated(handle, limit), **options)
+    except InvalidDicomError:
+        raise InputError(
+            "there is no DICOM preamble and file meta information",
+            code="not-dicom",
+            next_step="nothing, if it is no DICOM file",
+        ) from None
+
+
+def _inflated(handle: Handle, limit: int) -> Handle:
+    """The same object, in memory and not deflated, if it was deflated."""
+    with open_bytes(handle) as source, suppress(Unusual):
+        meta, start = read_meta(source)
+        if syntax_of(meta) == DEFLATED:
+            place, length = meta[TRANSFER_SYNTAX].at, meta[TRANSFER_SYNTAX].length
+            head = bytearray(source.read(0, start))
+            head[place : place + length] = EXPLICIT.encode().ljust(length, b"\0")
+            return BytesIO(bytes(head) + Inflated(source, start, limit).read(0, limit + 1))
+    return handle
 
 
 def guarded(action: Callable[[], T]) -> T:
@@ -163,25 +220,28 @@ def guarded(action: Callable[[], T]) -> T:
     The error's own text is dropped, because it may quote header values.
     """
     with quiet():
-        try:
-            return action()
-        except MedvlpError:
-            raise
-        except MemoryError:
-            raise InputError("it does not fit into memory", code="dicom-too-large") from None
-        except RecursionError:
-            raise InputError(
-                "its sequences are nested too deeply", code="dicom-malformed"
-            ) from None
-        except Exception as error:  # pydicom raises nearly every built-in type on broken input
-            raise InputError(
-                f"the file cannot be parsed ({type(error).__name__})",
-                code="dicom-malformed",
-                next_step="export it again from the archive",
-            ) from None
+        return explained(action)
 
 
-def parse_header(dataset: Dataset, name: str) -> Header:
+def explained(action: Callable[[], T]) -> T:
+    """As `guarded`, for code that keeps pydicom quiet itself."""
+    try:
+        return action()
+    except (MedvlpError, Unusual):
+        raise
+    except MemoryError:
+        raise InputError("it does not fit into memory", code="dicom-too-large") from None
+    except RecursionError:
+        raise InputError("its sequences are nested too deeply", code="dicom-malformed") from None
+    except Exception as error:  # pydicom raises nearly every built-in type on broken input
+        raise InputError(
+            f"the file cannot be parsed ({type(error).__name__})",
+            code="dicom-malformed",
+            next_step="export it again from the archive",
+        ) from None
+
+
+def parse_header(dataset: Attributes, name: str) -> Header:
     """Turn a dataset into plain values, and refuse what holds no image.
 
     Raises:
@@ -233,7 +293,7 @@ def parse_header(dataset: Dataset, name: str) -> Header:
     )
 
 
-def plane_of(position: Dataset, orientation: Dataset, measures: Dataset) -> Plane | None:
+def plane_of(position: Attributes, orientation: Attributes, measures: Attributes) -> Plane | None:
     """The plane that three (possibly equal) datasets describe, or None if any part is missing."""
     origin = numbers(position, "ImagePositionPatient", 3)
     cosines = numbers(orientation, "ImageOrientationPatient", 6)
@@ -248,13 +308,13 @@ def plane_of(position: Dataset, orientation: Dataset, measures: Dataset) -> Plan
     )
 
 
-def text(dataset: Dataset, keyword: str) -> str:
+def text(dataset: Attributes, keyword: str) -> str:
     """One value as text, stripped; empty when it is missing."""
     value = dataset.get(keyword)
     return "" if value is None else str(value).strip(" \0")
 
 
-def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+def texts(dataset: Attributes, keyword: str) -> tuple[str, ...]:
     """All values as text; empty when missing."""
     value = dataset.get(keyword)
     if value is None or value == "":
@@ -263,20 +323,20 @@ def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     return tuple(str(part).strip(" \0") for part in (value if many else (value,)))
 
 
-def whole(dataset: Dataset, keyword: str) -> int:
+def whole(dataset: Attributes, keyword: str) -> int:
     """One whole number; 0 when it is missing."""
     value = dataset.get(keyword)
     return 0 if value is None or value == "" else int(value)
 
 
-def number(dataset: Dataset, keyword: str) -> float | None:
+def number(dataset: Attributes, keyword: str) -> float | None:
     """The first value as a finite number, or None."""
     found = numbers(dataset, keyword, 1, at_least=True)
     return None if found is None else found[0]
 
 
 def numbers(
-    dataset: Dataset, keyword: str, count: int, *, at_least: bool = False
+    dataset: Attributes, keyword: str, count: int, *, at_least: bool = False
 ) -> tuple[float, ...] | None:
     """So many finite numbers, or None."""
     try:
@@ -288,7 +348,7 @@ def numbers(
     return values if fits and finite else None
 
 
-def _instance_number(dataset: Dataset) -> int | None:
+def _instance_number(dataset: Attributes) -> int | None:
     """InstanceNumber, if it is a small whole number (a long one could be an identifier)."""
     found = number(dataset, "InstanceNumber")
     small = found is not None and found.is_integer() and abs(found) < _LARGEST_INSTANCE_NUMBER

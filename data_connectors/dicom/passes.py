@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Final
 
-from pydicom.dataset import Dataset
+from data_connectors.dicom.attributes import Attributes
 
 STRONG: Final = (
     "AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "EchoTime", "InversionTime",
@@ -42,7 +42,7 @@ PASS_TAGS: Final[tuple[Any, ...]] = (*STRONG, *WEAK, *_PRIVATE.values())
 _LONGEST: Final = 200
 
 
-def pass_values(dataset: Dataset) -> tuple[str, ...]:
+def pass_values(dataset: Attributes) -> tuple[str, ...]:
     """One text for each of `PASS_NAMES`; empty where the header does not say.
 
     Numbers are written to five figures, so that `80`, `80.0` and a rounded `80.0000012` are one.
@@ -56,7 +56,7 @@ def pass_values(dataset: Dataset) -> tuple[str, ...]:
     return tuple(values[name] for name in PASS_NAMES)
 
 
-def _element(dataset: Dataset, tag: tuple[int, int]) -> Any:
+def _element(dataset: Attributes, tag: tuple[int, int]) -> Any:
     element = dataset.get(tag)
     if element is None:
         return None

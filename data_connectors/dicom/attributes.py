@@ -1,0 +1,213 @@
+"""Attributes of a walked object, converted when asked for: plain ones here, the rest by pydicom."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from struct import unpack
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement, convert_raw_data_element, empty_value_for_VR
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.tag import BaseTag
+
+from data_connectors.dicom.quiet import quiet
+from data_connectors.dicom.skim import DEFLATED, MAX_HEADER, Element, Walked
+from data_connectors.dicom.sources import InflatedFile
+from data_connectors.files import Handle
+
+_CHARSET: Final = 0x00080005
+_ASCII_SETS: Final = frozenset(
+    f"{family} {number}".encode()
+    for family in ("ISO_IR", "ISO 2022 IR")
+    for number in (6, 100, 101, 109, 110, 144, 127, 126, 138, 148, 166, 87, 159, 149, 58)
+) | {b"", b"ISO_IR 192", b"GB18030", b"GBK"}
+"""Character sets in which seven-bit text without an escape is ASCII (PS3.3 C.12.1.1.2): all but
+that of katakana, where the backslash is a yen sign."""
+_DEFAULT_TEXT: Final = {"AE", "AS", "CS", "DA", "DS", "DT", "TM", "UI"}
+_ANY_TEXT: Final = {"LO", "SH"}
+_NUMBERS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+_DIGITS: Final = frozenset(b"0123456789+- \0\\")
+
+
+class _Plain(NamedTuple):
+    """An element of which only the value is known."""
+
+    value: Any
+
+
+@runtime_checkable
+class Attributes(Protocol):
+    """What the functions that read values need of a dataset; pydicom's is one."""
+
+    def get(self, key: Any, default: Any = None, /) -> Any:
+        """The value under a keyword, or the element under a tag; the default if missing."""
+
+    def __contains__(self, name: Any) -> bool: ...
+
+
+class Skimmed:
+    """The attributes that a walk has kept.
+
+    For what can be read under `header.text`, `texts`, `whole` and `numbers` it is the same as
+    pydicom's dataset, several times as fast.
+    """
+
+    __slots__ = ("_elements", "_little", "_load", "_meta", "_plain_text", "_whole")
+
+    def __init__(
+        self,
+        elements: dict[int, Element],
+        little: bool,
+        load: Callable[[], Dataset],
+        meta: dict[int, Element],
+    ) -> None:
+        """Look at elements.
+
+        Args:
+            elements: What a walk has kept.
+            little: Whether its numbers are little endian.
+            load: Gives the same as pydicom has it.
+            meta: The file meta information.
+        """
+        self._elements = elements
+        self._little = little
+        self._load = load
+        self._meta = meta
+        charset = elements.get(_CHARSET)
+        named = (charset.value or b"").split(b"\\") if charset else []
+        self._plain_text = all(name.strip(b" \0") in _ASCII_SETS for name in named)
+        self._whole: Dataset | None = None
+
+    def get(self, key: Any, default: Any = None, /) -> Any:
+        """As `pydicom.dataset.Dataset.get`."""
+        if type(key) is not str:
+            return self._at(key, default)
+        tag, vr, encoded = _of(key)
+        element = self._elements.get(tag)
+        if element is None:
+            return default
+        if element.vr == encoded or not element.vr:
+            value = self._plain(element, vr)
+            if value is not None:
+                return value
+        with quiet():
+            return self.dataset.get(key, default)
+
+    def _at(self, key: Any, default: Any) -> Any:
+        """The element under a tag."""
+        element = self._elements.get(tag_of(key))
+        if element is None:
+            return default
+        value = self._plain(element, element.vr.decode("latin-1"))
+        if value is not None:
+            return _Plain(value)
+        with quiet():
+            return self.dataset.get(key, default)
+
+    def _plain(self, element: Element, vr: str) -> Any:
+        """The value where nothing about it is special, else None."""
+        value = element.value
+        if value is None:
+            return None
+        if vr in _DEFAULT_TEXT or (vr in _ANY_TEXT and self._plain_text):
+            plain = value.isascii() and b"\x1b" not in value
+        elif vr == "IS":
+            plain = _DIGITS.issuperset(value)
+        else:
+            return self._numbers(value, vr)
+        if not plain:
+            return None
+        text = value.decode("ascii").rstrip("\0 ")
+        return text.split("\\") if "\\" in text else text
+
+    def _numbers(self, value: bytes, vr: str) -> Any:
+        size = _SIZES.get(vr)
+        if size is None or not value or len(value) % size or not self._little:
+            return None
+        numbers = unpack(f"<{len(value) // size}{_NUMBERS[vr]}", value)
+        return numbers[0] if len(numbers) == 1 else list(numbers)
+
+    def __contains__(self, name: Any) -> bool:
+        return tag_of(name) in self._elements
+
+    @property
+    def file_meta(self) -> Skimmed:
+        """The file meta information."""
+        return Skimmed(self._meta, True, lambda: self.dataset.file_meta, {})
+
+    @property
+    def dataset(self) -> Dataset:
+        """The same as pydicom has it."""
+        if self._whole is None:
+            self._whole = self._load()
+        return self._whole
+
+
+def skim(walked: Walked, handle: Handle) -> Skimmed:
+    """The attributes of a walked object."""
+
+    def load() -> Dataset:
+        return build_dataset(walked, handle, limit=MAX_HEADER)
+
+    return Skimmed(walked.elements, walked.little, load, walked.meta)
+
+
+_SIZES: Final = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8}
+
+
+def tag_of(key: Any) -> int:
+    """The number of a tag: of a keyword, a (group, element) pair, or a number."""
+    if isinstance(key, str):
+        return _of(key)[0]
+    return key[0] << 16 | key[1] if isinstance(key, tuple) else int(key)
+
+
+@cache
+def _of(keyword: str) -> tuple[int, str, bytes]:
+    """(tag, value representation, the same as it is encoded) of a keyword."""
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        return -1, "", b""
+    vr: str = dictionary_VR(tag)
+    return int(tag), vr, vr.encode()
+
+
+def build_dataset(walked: Walked, handle: Handle, *, limit: int) -> FileDataset:
+    """The elements of a walk as pydicom would have read them; long values stay in the file.
+
+    Args:
+        walked: What was found.
+        handle: Where.
+        limit: Most bytes that a deflated object may inflate to, when long values are read.
+    """
+    meta = FileMetaDataset(_raw(walked.meta, implicit=False, little=True))
+    meta.set_original_encoding(False, True, default_encoding)
+    elements = _raw(walked.elements, implicit=walked.implicit, little=walked.little)
+    if walked.pixels is not None:
+        tag, element = walked.pixels
+        elements |= _raw({tag: element}, implicit=walked.implicit, little=walked.little)
+    encoding: Any = default_encoding
+    if _CHARSET in elements:
+        with quiet():
+            encoding = convert_encodings(convert_raw_data_element(elements[_CHARSET]).value)
+    place: Any = str(handle) if isinstance(handle, Path) else io.BytesIO(handle.getvalue())
+    if walked.syntax == DEFLATED:
+        place = InflatedFile(handle, walked.start, limit)
+    dataset = FileDataset(place, elements, walked.preamble, meta, walked.implicit, walked.little)
+    dataset.set_original_encoding(walked.implicit, walked.little, encoding)
+    return dataset
+
+
+def _raw(elements: dict[int, Element], *, implicit: bool, little: bool) -> dict[Any, Any]:
+    raw: dict[Any, Any] = {}
+    for number, (vr, value, at, length) in elements.items():
+        tag = BaseTag(number)
+        name = vr.decode() if vr else None
+        kept: Any = value if length else empty_value_for_VR(name, raw=True)
+        raw[tag] = RawDataElement(tag, name, length, kept, at, implicit, little)
+    return raw
