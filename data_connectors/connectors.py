@@ -11,7 +11,7 @@ from data_connectors.files import Files, files_below
 from data_connectors.images.source import ImagesSource
 from data_connectors.items import Item, Refused
 from data_connectors.reports.source import ReportsSource
-from data_connectors.source import Consulted, Unit
+from data_connectors.source import Consulted, Spread, Unit, directly
 from data_connectors.video.source import LecturesSource
 
 
@@ -19,8 +19,8 @@ from data_connectors.video.source import LecturesSource
 class Connector(Protocol):
     """The two steps of every connector (see `data_connectors.source`)."""
 
-    def find(self, source: Any) -> Iterator[Unit | Refused | Consulted]:
-        """Which inputs belong together; cheap."""
+    def find(self, source: Any, spread: Spread = directly) -> Iterator[Unit | Refused | Consulted]:
+        """Which inputs belong together; cheap, or spread over processes."""
 
     def read(self, source: Any, unit: Unit) -> Iterator[Item]:
         """Decode one unit; expensive."""

@@ -20,7 +20,7 @@ from data_connectors.archives.index import ARCHIVE_SUFFIXES
 from data_connectors.items import Refused
 from medvlp.errors import InputError, MedvlpError
 
-__all__ = ["Handle", "fetch", "files_below", "is_archive", "refuse", "scan"]
+__all__ = ["Handle", "fetch", "files_below", "is_archive", "listed", "refuse", "scan"]
 
 Handle = Path | BytesIO
 """Something to read one input from."""
@@ -116,15 +116,25 @@ def scan(
         raise InputError("the source's path does not exist", code="source-missing")
     for number, entry in enumerate(_found(root, max_bytes, skip)):
         if number >= max_files:
-            name = entry.inputs[0] if isinstance(entry, Refused) else entry[0]
-            reason = f"the source has more than {max_files} files; the rest was not looked at"
-            step = "raise max_files or split the source"
-            yield Refused("too-many-files", reason, step, (name,))
+            yield _too_many(entry, max_files)
             return
         if isinstance(entry, Refused) or not expand:
             yield entry
         else:
             yield _expanded(*entry, max_bytes)
+
+
+def listed(
+    root: Path, *, max_files: int, max_bytes: int, skip: Collection[Path] = ()
+) -> Iterator[str | Refused]:
+    """The names that `scan` would hand out, without opening what they name; see there."""
+    if not root.exists():
+        raise InputError("the source's path does not exist", code="source-missing")
+    for number, entry in enumerate(_found(root, max_bytes, skip, read=False)):
+        if number >= max_files:
+            yield _too_many(entry, max_files)
+            return
+        yield entry if isinstance(entry, Refused) else entry[0]
 
 
 def fetch(
@@ -176,12 +186,12 @@ def _archive_of(root: Path, name: str) -> Path | None:
 
 
 def _found(
-    root: Path, max_bytes: int, skip: Collection[Path]
+    root: Path, max_bytes: int, skip: Collection[Path], *, read: bool = True
 ) -> Iterator[tuple[str, Handle] | Refused]:
-    """Files and members of archives, each checked."""
+    """Files and members of archives, each checked; members are empty unless they are read."""
     if root.is_file():
         if is_archive(root):
-            yield from _inside(root, "", root.name, max_bytes)
+            yield from _inside(root, "", root.name, max_bytes, read)
         else:
             yield _check(root, root.name, root.parent, max_bytes)
         return
@@ -193,7 +203,7 @@ def _found(
         elif found in skipped:
             continue
         elif _entered(found):
-            yield from _inside(found, f"{name}/", name, max_bytes)
+            yield from _inside(found, f"{name}/", name, max_bytes, read)
         else:
             yield _check(found, name, root, max_bytes)
 
@@ -204,7 +214,7 @@ def _entered(path: Path) -> bool:
 
 
 def _inside(
-    path: Path, prefix: str, own: str, max_bytes: int
+    path: Path, prefix: str, own: str, max_bytes: int, read: bool
 ) -> Iterator[tuple[str, Handle] | Refused]:
     """The members of an archive, read one at a time."""
     try:
@@ -223,7 +233,7 @@ def _inside(
             yield Refused("file-empty", "the member has no bytes", "pack it again", (name,))
         else:
             try:
-                entry = name, archive.read(member)
+                entry = name, archive.read(member) if read else BytesIO()
             except InputError as error:
                 yield refuse(error, (name,))
                 continue
@@ -306,6 +316,12 @@ def _check(path: Path, name: str, root: Path, max_bytes: int) -> tuple[str, Hand
     if state.st_size > max_bytes:
         return _too_large(state.st_size, max_bytes, name)
     return name, path
+
+
+def _too_many(entry: tuple[str, Handle] | Refused, limit: int) -> Refused:
+    name = entry.inputs[0] if isinstance(entry, Refused) else entry[0]
+    reason = f"the source has more than {limit} files; the rest was not looked at"
+    return Refused("too-many-files", reason, "raise max_files or split the source", (name,))
 
 
 def _too_large(size: int, limit: int, name: str) -> Refused:

@@ -2,8 +2,8 @@
 
 A connector is a module with two functions:
 
-    find(source) -> Iterator[Unit | Refused | Consulted]   cheap: which inputs belong together
-    read(source, unit) -> Iterator[Item]                   expensive: decode one unit
+    find(source, spread) -> Iterator[Unit | Refused | Consulted]   cheap: what belongs together
+    read(source, unit) -> Iterator[Item]                           expensive: decode one unit
 
 so that the ingest engine can spread units over processes and resume after a kill. Every input
 file of a source is in exactly one unit or refusal, and every input of a unit is in the `inputs`
@@ -12,8 +12,10 @@ of one of the items that reading it yields.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -55,3 +57,22 @@ class Consulted:
     """Inputs that were read for what they say about others: used, but no sample comes of them."""
 
     inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Files that one process looks at, on the way to units."""
+
+    source: Any
+    names: tuple[str, ...]
+    """As `files.scan` gives them."""
+
+
+Spread = Callable[[Callable[[Chunk], str], Sequence[Chunk]], Iterator[str | None]]
+"""How `find` has many files looked at, here or in processes that may die instead of us: calls a
+function on each chunk and yields what it says, in order; None where the process was lost."""
+
+
+def directly(look: Callable[[Chunk], str], chunks: Sequence[Chunk]) -> Iterator[str | None]:
+    """Look at one chunk after the other, right here."""
+    yield from map(look, chunks)

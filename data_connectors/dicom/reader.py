@@ -14,16 +14,16 @@ from data_connectors.dicom.header import (
     guarded,
     parse_header,
     read_dataset,
-    read_header,
 )
 from data_connectors.dicom.identity import identity_of
+from data_connectors.dicom.index import index
 from data_connectors.dicom.kinds import read_object, way_of
 from data_connectors.dicom.series import Assembled, read_series
 from data_connectors.dicom.source import DicomSource
-from data_connectors.dicom.tables import Tables, load_tables, read_region, table_files
-from data_connectors.files import fetch, refuse, scan
+from data_connectors.dicom.tables import Tables, load_tables, read_region
+from data_connectors.files import fetch, refuse
 from data_connectors.items import Item, Refused, Region, VisualItem
-from data_connectors.source import Consulted, Unit
+from data_connectors.source import Consulted, Spread, Unit, directly
 from medvlp.errors import InputError
 from medvlp.types import Text
 
@@ -31,7 +31,7 @@ _SERIES = "series"
 """Hint of a unit of slices; what sets it apart from the rest of its series may follow."""
 
 
-def find(source: DicomSource) -> Iterator[Unit | Refused | Consulted]:
+def find(source: DicomSource, spread: Spread = directly) -> Iterator[Unit | Refused | Consulted]:
     """One unit a series of slices and one for every other object with pixels.
 
     Reads headers only. Everything that is no DICOM image is refused with its reason.
@@ -44,34 +44,22 @@ def find(source: DicomSource) -> Iterator[Unit | Refused | Consulted]:
     slices: list[Header] = []
     present: set[str] = set()
     indexes: list[str] = []
-    found = scan(
-        source.path,
-        max_files=source.max_files,
-        max_bytes=source.max_bytes,
-        skip=table_files(source),
-    )
-    for entry in found:
+    for entry in index(source, spread):
         if isinstance(entry, Refused):
             present.update(entry.inputs)
-            yield entry
-            continue
-        name, handle = entry
-        present.add(name)
-        try:
-            header = read_header(handle, name)
-        except InputError as error:
-            if error.code == "dicom-dicomdir":
-                indexes.append(name)
+            if entry.code == "dicom-dicomdir":
+                indexes += entry.inputs
             else:
-                yield refuse(error, (name,))
+                yield entry
             continue
-        if header.stacked:
-            slices.append(header)
+        present.add(entry.name)
+        if entry.stacked:
+            slices.append(entry)
         else:
             try:
-                yield _unit([header], way_of(header), tables)
+                yield _unit([entry], way_of(entry), tables)
             except InputError as error:
-                yield refuse(error, (name,))
+                yield refuse(error, (entry.name,))
     for group in group_series(slices, source):
         yield _unit(group.members, f"{_SERIES} {group.part}".strip(), tables)
     for name, handle in fetch(source.path, indexes):

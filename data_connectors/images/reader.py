@@ -17,7 +17,7 @@ from data_connectors.images.source import ImagesSource
 from data_connectors.images.table import Matched, Row, cell, match_rows, read_table, table_path
 from data_connectors.images.texts import describe
 from data_connectors.items import Identity, Item, Payload, Refused, VisualItem
-from data_connectors.source import Unit
+from data_connectors.source import Spread, Unit, directly
 from medvlp.errors import InputError
 from medvlp.types import Geometry
 from medvlp.types import Unit as DataUnit
@@ -27,7 +27,7 @@ _START = 16
 _UNITS = ("HU", "raw")
 
 
-def find(source: ImagesSource) -> Iterator[Unit | Refused]:
+def find(source: ImagesSource, spread: Spread = directly) -> Iterator[Unit | Refused]:
     """One unit an image, with the numbers of its rows.
 
     Raises:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from data_connectors.ingest.records import UnitRecord, from_json, to_json
+from data_connectors.as_json import from_json, to_json
+from data_connectors.ingest.records import UnitRecord
 
 
 class Entry(NamedTuple):

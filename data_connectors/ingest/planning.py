@@ -16,7 +16,10 @@ from data_connectors.deid.policy import PixelPolicy
 from data_connectors.deid.pseudonyms import Pseudonyms
 from data_connectors.deid.review import read_decisions
 from data_connectors.files import Files
+from data_connectors.ingest.notes import Notes
+from data_connectors.ingest.processes import Engine
 from data_connectors.ingest.pulling import as_folder
+from data_connectors.ingest.scouting import Scout
 from data_connectors.items import Refused
 from data_connectors.pacs.pulled import Pulled
 from data_connectors.pacs.source import ArchiveSource
@@ -54,25 +57,31 @@ class Plan:
     """(source name, refusal) of what `find` did not accept."""
 
 
-def make_plan(config: IngestConfig, base: Path, out: Path, archives: Mapping[str, Pulled]) -> Plan:
+def make_plan(
+    config: IngestConfig,
+    base: Path,
+    sources: tuple[AnySource, ...],
+    archives: Mapping[str, Pulled],
+    engine: Engine,
+    notes: Notes,
+) -> Plan:
     """Look through every source.
 
     Args:
-        config: What to read.
+        config: What will be read, and how.
         base: Folder that its relative paths start from.
-        out: The dataset folder, beside which archives are pulled.
+        sources: The sources, as `locate` gives them.
         archives: Source name -> what was pulled; what is missing of it is quarantined.
-
-    Raises:
-        ConfigError: A source does not exist.
+        engine: Where headers are looked at.
+        notes: What an earlier run that was killed has already looked at.
     """
-    sources = locate(config, base, out)
     policy = config.deid.model_dump_json(include={*PixelPolicy.model_fields} - {"reviewed"})
     judged = policy + review_digest(config, base)
     plan = Plan(sources, {source.name: files_of(source) for source in sources})
     for order, source in enumerate(sources):
-        log.info("looking through source %s: %d files", source.name, len(plan.files[source.name]))
-        _plan_source(plan, order, source, config, judged)
+        files = plan.files[source.name]
+        log.info("looking through source %s: %d files", source.name, len(files))
+        _plan_source(plan, order, source, config, judged, Scout(engine, notes, files))
     for name, pulled in archives.items():
         plan.files[name] |= {missing: (size, 0) for missing, size in pulled.missing.items()}
         plan.refused.extend((name, refused) for refused in pulled.refused)
@@ -112,13 +121,18 @@ def _located(source: ConfiguredSource, base: Path, out: Path) -> AnySource:
 
 
 def _plan_source(
-    plan: Plan, order: int, source: AnySource, config: IngestConfig, judged: str
+    plan: Plan,
+    order: int,
+    source: AnySource,
+    config: IngestConfig,
+    judged: str,
+    scout: Scout,
 ) -> None:
     files = plan.files[source.name]
     claimed: set[str] = set()
     consulted: set[str] = set()
     units: list[Unit] = []
-    for found in connector_of(source).find(source):
+    for found in connector_of(source).find(source, scout):
         claimed.update(found.inputs)
         if isinstance(found, Refused):
             plan.refused.append((source.name, found))

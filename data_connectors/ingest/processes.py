@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
-from medvlp.errors import DependencyError
+from medvlp.errors import DatasetError, DependencyError, MedvlpError
+from medvlp.files import disk_is_full
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,12 +40,56 @@ class Lost:
     why: Literal["crashed", "timeout"]
 
 
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Not the task's fault, and true of every other task: there is no use in going on."""
+
+    error: MedvlpError
+
+
 @runtime_checkable
 class Engine(Protocol):
-    """Where tasks run. One implementation here; a cluster would be another."""
+    """Where tasks run: here, in processes of this machine, or on a cluster (`ray_engine`)."""
 
-    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R | Lost]:
-        """Yield one result a task, in the order of the tasks."""
+    shares_disk: bool
+    """Whether a task can leave a file at a path that is ours too."""
+
+    def map(
+        self, function: Callable[[T], R], tasks: Sequence[T], *, timeout_s: float | None = None
+    ) -> Iterator[R | Lost]:
+        """Yield one result a task, in the order of the tasks.
+
+        Args:
+            function: Importable by name.
+            tasks: Its arguments.
+            timeout_s: A task that takes longer is given up; None: the engine's own limit.
+
+        Raises:
+            DatasetError: The disk is full (`disk-full`).
+        """
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+
+
+def attempt(function: Callable[[T], R], task: T) -> R | Stopped:
+    """Run a task; an error that stops everything becomes an answer that can travel."""
+    try:
+        return function(task)
+    except MedvlpError as error:
+        return Stopped(error)
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        return Stopped(disk_full())
+
+
+def disk_full() -> DatasetError:
+    """What every step says when there is no room left."""
+    return DatasetError(
+        "there is no room left on the disk", code="disk-full",
+        next_step="free some, and run the same command again: it goes on where it was",
+    )  # fmt: skip
 
 
 def build_engine(
@@ -52,6 +98,7 @@ def build_engine(
     workers: int,
     timeout_s: float,
     preload: Sequence[str],
+    private: Path,
     memory_mb: int | None = None,
 ) -> Engine:
     """The engine a command line asks for.
@@ -61,17 +108,17 @@ def build_engine(
         workers: Processes; 0: one a core; 1: no extra process.
         timeout_s: A task that takes longer is given up.
         preload: Modules every worker needs, imported once.
+        private: Folder that only its owner can read, for what an engine has to put on disk.
         memory_mb: Most memory of a worker in MB (10^6 bytes); None: no limit. It binds workers
             only: with one worker and no extra process there is none.
 
     Raises:
         DependencyError: The engine is not available here.
     """
-    if name != "local":
-        raise DependencyError(
-            "this engine is not available here", code="engine-missing", got=name, limit="local",
-            next_step="use --engine local; it uses every core of this machine",
-        )  # fmt: skip
+    if name == "ray":
+        from data_connectors.ingest.ray_engine import RayEngine
+
+        return RayEngine(workers, timeout_s, private, memory_mb=memory_mb)
     if workers == 1:
         return InProcess()
     return LocalEngine(
@@ -82,14 +129,26 @@ def build_engine(
 class InProcess:
     """One task after the other, right here: simple to debug, but a crash is everybody's."""
 
-    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R | Lost]:
-        """Yield one result a task, in the order of the tasks."""
+    shares_disk = True
+
+    def map(
+        self, function: Callable[[T], R], tasks: Sequence[T], *, timeout_s: float | None = None
+    ) -> Iterator[R | Lost]:
+        """Yield one result a task, in the order of the tasks; there is nobody to stop it."""
         for task in tasks:
-            yield function(task)
+            answer = attempt(function, task)
+            if isinstance(answer, Stopped):
+                raise answer.error
+            yield answer
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 class LocalEngine:
     """Processes of this machine."""
+
+    shares_disk = True
 
     def __init__(
         self,
@@ -105,13 +164,18 @@ class LocalEngine:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(preload))
 
-    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R | Lost]:
+    def map(
+        self, function: Callable[[T], R], tasks: Sequence[T], *, timeout_s: float | None = None
+    ) -> Iterator[R | Lost]:
         """Yield one result a task, in the order of the tasks."""
-        run = _Run(self, function, tasks)
+        run = _Run(self, function, tasks, timeout_s or self._timeout_s)
         try:
             yield from run.results()
         finally:
             run.stop()
+
+    def close(self) -> None:
+        """Nothing to give back: workers end with their map."""
 
     def spawn(self, function: Callable[[Any], Any]) -> _Worker:
         """Start one worker; `_Worker.wait` tells when it is there."""
@@ -127,11 +191,6 @@ class LocalEngine:
     def workers(self) -> int:
         """How many processes work at a time."""
         return self._workers
-
-    @property
-    def timeout_s(self) -> float:
-        """How long one task may take."""
-        return self._timeout_s
 
 
 @dataclass(eq=False, slots=True)
@@ -165,14 +224,17 @@ class _Worker:
 class _Run(Generic[T, R]):
     """One `map`: who works on what, and what waits for its turn."""
 
-    def __init__(self, engine: LocalEngine, function: Callable[[T], R], tasks: Sequence[T]) -> None:
+    def __init__(
+        self, engine: LocalEngine, function: Callable[[T], R], tasks: Sequence[T], timeout_s: float
+    ) -> None:
         self.engine = engine
+        self.timeout_s = timeout_s
         self.function = function
         self.tasks = tasks
         self.next = 0
         self.again: list[int] = []
         self.deaths: dict[int, int] = {}
-        self.done: dict[int, R | Lost] = {}
+        self.done: dict[int, R | Lost | Stopped] = {}
         number = min(engine.workers, len(tasks))
         started = [engine.spawn(function) for _ in range(number)]
         self.workers = [worker.wait() for worker in started]
@@ -182,7 +244,10 @@ class _Run(Generic[T, R]):
             while turn not in self.done:
                 self._hand_out(turn)
                 self._collect()
-            yield self.done.pop(turn)
+            answer = self.done.pop(turn)
+            if isinstance(answer, Stopped):
+                raise answer.error
+            yield answer
 
     def stop(self) -> None:
         for worker in self.workers:
@@ -218,7 +283,7 @@ class _Run(Generic[T, R]):
                 assert worker.task is not None
                 self.done[worker.task] = result
                 worker.task = None
-            elif time.monotonic() - worker.since > self.engine.timeout_s:
+            elif time.monotonic() - worker.since > self.timeout_s:
                 self._bury(worker, "timeout")
 
     def _bury(self, worker: _Worker, why: Literal["crashed", "timeout"]) -> None:
@@ -244,7 +309,7 @@ def _serve(
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         pipe.send("hello")
         while True:
-            pipe.send(function(pipe.recv()))
+            pipe.send(attempt(function, pipe.recv()))
 
 
 def confine(memory_mb: int | None) -> None:

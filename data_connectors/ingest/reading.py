@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from data_connectors.as_json import to_json
 from data_connectors.connectors import connector_of
 from data_connectors.dataset.writer import tar_payload
 from data_connectors.deid.gate import Gate
 from data_connectors.deid.policy import BurnedIn
 from data_connectors.deid.pseudonyms import Pseudonyms
 from data_connectors.files import refuse
-from data_connectors.ingest.records import Stored, UnitRecord, to_json
+from data_connectors.ingest.records import Stored, UnitRecord
 from data_connectors.items import Identity, Item, Payload, Refused, ReportItem, VisualItem
 from data_connectors.source import Unit
 from medvlp.errors import InputError
+from medvlp.files import disk_is_full
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +48,59 @@ def read_unit(task: Task) -> str:
     Returns:
         A `UnitRecord` as JSON; offsets are places in the spool file.
     """
+    with task.spool.open("wb") as spool:
+        return _read(task, spool)
+
+
+class Sent(NamedTuple):
+    """What a worker without our disk left, in its answer."""
+
+    text: str
+    spool: np.ndarray
+    """uint8; an array, because Ray shares it without a copy."""
+    held: dict[str, bytes]
+    """Pictures for a person's eyes, encrypted, by file name."""
+
+
+def read_and_send(task: Task) -> Sent:
+    """Read one unit on a machine whose disk is not ours: everything comes back as bytes."""
+    spool = BytesIO()
+    with TemporaryDirectory(prefix="medvlp-") as folder:
+        held = Path(folder) / "held"
+        text = _read(replace(task, gate=replace(task.gate, held=held)), spool)
+        pictures = held.iterdir() if held.is_dir() else ()
+        return Sent(
+            text,
+            np.frombuffer(spool.getbuffer(), np.uint8),
+            {path.name: path.read_bytes() for path in pictures},
+        )
+
+
+def _read(task: Task, spool: BufferedIOBase) -> str:
     visuals: list[Stored] = []
     reports: list[ReportItem] = []
     refused: list[Refused] = []
     claimed: set[str] = set()
-    with task.spool.open("wb") as spool:
-        for item in _guarded(task):
-            claimed.update(item.inputs)
-            if isinstance(item, Refused):
-                refused.append(item)
-                continue
-            if not item.identity.patient.strip():
-                refused.append(_nameless(item))
-                continue
-            identity = in_domain(item.identity, task.source.domain)
-            if isinstance(item, ReportItem):
-                reports.append(replace(item, identity=identity))
-            else:
-                try:
-                    judged = task.gate.judge(item, task.source.kind, task.burned_in)
-                    if isinstance(judged, Refused):
-                        refused.append(judged)
-                        continue
-                    judged = replace(judged, identity=identity)
-                    visuals.append(_spooled(judged, task.names, spool))
-                except InputError as error:
-                    refused.append(refuse(error, item.inputs))
+    for item in _guarded(task):
+        claimed.update(item.inputs)
+        if isinstance(item, Refused):
+            refused.append(item)
+            continue
+        if not item.identity.patient.strip():
+            refused.append(_nameless(item))
+            continue
+        identity = in_domain(item.identity, task.source.domain)
+        if isinstance(item, ReportItem):
+            reports.append(replace(item, identity=identity))
+        else:
+            try:
+                judged = task.gate.judge(item, task.source.kind, task.burned_in)
+                if isinstance(judged, Refused):
+                    refused.append(judged)
+                    continue
+                visuals.append(_spooled(replace(judged, identity=identity), task.names, spool))
+            except InputError as error:
+                refused.append(refuse(error, item.inputs))
     rest = tuple(name for name in task.unit.inputs if name not in claimed)
     if rest:
         refused.append(Refused(
@@ -117,6 +150,8 @@ def _guarded(task: Task) -> Iterator[Item]:
             "raise reader_memory_mb if it is genuine", rest or task.unit.inputs,
         )  # fmt: skip
     except (Exception, RecursionError) as error:
+        if disk_is_full(error):
+            raise  # the unit is not to blame
         rest = tuple(name for name in task.unit.inputs if name not in claimed)
         yield Refused(
             "reader-failed",
@@ -126,7 +161,7 @@ def _guarded(task: Task) -> Iterator[Item]:
         )
 
 
-def _spooled(item: VisualItem, names: Pseudonyms, spool: Any) -> Stored:
+def _spooled(item: VisualItem, names: Pseudonyms, spool: BufferedIOBase) -> Stored:
     key = names.visual(item.identity.patient, item.digest)
     offset = spool.tell()
     blocks, marks = tar_payload(key, item.payload)

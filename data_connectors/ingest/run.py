@@ -16,18 +16,19 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_connectors.config import IngestConfig
+from data_connectors.config import AnySource, IngestConfig
 from data_connectors.dataset.writer import digest_of, hash_parts, write_info, write_tables
 from data_connectors.deid.gate import FLAGS, Gate
 from data_connectors.deid.pseudonyms import Pseudonyms, load_key
 from data_connectors.deid.review import write_review
 from data_connectors.ingest.accounting import Account, account
 from data_connectors.ingest.assemble import Assembled, assemble
+from data_connectors.ingest.notes import Notes
 from data_connectors.ingest.planning import (
     Plan,
     config_digest,
@@ -37,13 +38,18 @@ from data_connectors.ingest.planning import (
     public_config,
     review_digest,
 )
+from data_connectors.ingest.processes import Engine, build_engine, disk_full
 from data_connectors.ingest.pulling import pulled_archives, remove_unkept
 from data_connectors.ingest.shelving import shelve
 from data_connectors.pacs.pulled import Pulled
 from medvlp import audit
 from medvlp.errors import ConfigError, DatasetError
+from medvlp.files import disk_is_full
 
 log = logging.getLogger(__name__)
+
+_FOLDER = {"lectures": "video"}
+"""Kinds of source whose reader is in a folder of another name."""
 
 
 def ingest(
@@ -66,7 +72,9 @@ def ingest(
 
     Raises:
         ConfigError: A source or the key file does not exist.
-        DatasetError: `out` holds something else (`dataset-exists`).
+        DatasetError: `out` holds something else (`dataset-exists`), or the disk is full
+            (`disk-full`).
+        DependencyError: The engine is not installed.
         IntegrityError: An input is neither used nor quarantined.
     """
     started = time.monotonic()
@@ -75,23 +83,39 @@ def ingest(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         return _finished(config, out, base, names)
     partial = out.with_name(out.name + ".partial")
-    with pulled_archives(config, base, out) as archives:
-        plan = make_plan(config, base, out, archives)
-        (partial / "dataset").mkdir(parents=True, exist_ok=True)
-        os.chmod(partial, 0o700)
-        with _alone(partial):
-            summary = _build(
-                config, plan, out, names, partial, archives=archives, workers=workers,
-                engine=engine, gate=_gate(config, base, partial, names),
-            )  # fmt: skip
-        remove_unkept(config, base, out)
+    try:
+        with pulled_archives(config, base, out) as archives:
+            sources = locate(config, base, out)
+            (partial / "dataset").mkdir(parents=True, exist_ok=True)
+            os.chmod(partial, 0o700)
+            with _alone(partial), closing(build_engine(
+                engine, workers=workers, timeout_s=config.reader_timeout_s,
+                preload=_needed(sources), private=partial, memory_mb=config.reader_memory_mb,
+            )) as runner:  # fmt: skip
+                with closing(Notes(partial / "notes", names.journal_key)) as notes:
+                    plan = make_plan(config, base, sources, archives, runner, notes)
+                gate = _gate(config, base, partial, names)
+                summary = _build(config, plan, out, names, partial, archives, runner, gate)
+            remove_unkept(config, base, out)
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        raise disk_full() from None
     shutil.rmtree(partial, ignore_errors=True)
     return summary | {"seconds": round(time.monotonic() - started, 1)}
 
 
+def _needed(sources: Sequence[AnySource]) -> list[str]:
+    """Modules that every worker uses: imported once, not once a worker."""
+    folders = sorted({_FOLDER.get(source.kind, source.kind) for source in sources})
+    return ["data_connectors.ingest.reading"] + [
+        f"data_connectors.{name}.reader" for name in folders
+    ]
+
+
 def _build(
-    config: IngestConfig, plan: Plan, out: Path, names: Pseudonyms, partial: Path, *,
-    archives: Mapping[str, Pulled], workers: int, engine: str, gate: Gate,
+    config: IngestConfig, plan: Plan, out: Path, names: Pseudonyms, partial: Path,
+    archives: Mapping[str, Pulled], engine: Engine, gate: Gate,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything between a plan and the finished folder."""
     folder = partial / "dataset"
@@ -105,7 +129,7 @@ def _build(
             log_path, "archive-pulled", source=name, series=pulled.series, fetched=pulled.fetched,
             instances=pulled.instances, missing=len(pulled.missing),
         )  # fmt: skip
-    entries, resumed = shelve(config, plan, names, partial, gate, workers=workers, engine=engine)
+    entries, resumed = shelve(config, plan, names, partial, gate, engine)
     audit.append(log_path, "units-read", read=len(plan.units) - resumed, resumed=resumed)
     assembled = assemble(entries, config, names)
     assembled.refused[:0] = plan.refused

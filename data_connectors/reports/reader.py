@@ -19,7 +19,7 @@ from data_connectors.reports.plain import Raw, read_plain
 from data_connectors.reports.sections import parse_report
 from data_connectors.reports.source import PATTERNS, ReportsSource
 from data_connectors.reports.tables import count_rows, read_rows
-from data_connectors.source import Unit
+from data_connectors.source import Spread, Unit, directly
 from medvlp.errors import InputError
 from medvlp.knowledge.findings import report_findings
 from medvlp.types import Report
@@ -28,7 +28,7 @@ ROWS_A_UNIT = 5_000
 """A table is read in pieces of this many rows, so that they spread over processes."""
 
 
-def find(source: ReportsSource) -> Iterator[Unit | Refused]:
+def find(source: ReportsSource, spread: Spread = directly) -> Iterator[Unit | Refused]:
     """One unit a file or member of an archive; a table is cut into pieces.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from data_connectors.items import Item, Refused
-from data_connectors.source import Unit
+from data_connectors.source import Spread, Unit, directly
 from data_connectors.video.cholect50 import find_annotated, read_annotated
 from data_connectors.video.clips import find_clips, read_clip
 from data_connectors.video.lectures import find_folders, find_svl, read_lecture
@@ -14,7 +14,7 @@ from data_connectors.video.source import LecturesSource
 from medvlp.errors import ConfigError
 
 
-def find(source: LecturesSource) -> Iterator[Unit | Refused]:
+def find(source: LecturesSource, spread: Spread = directly) -> Iterator[Unit | Refused]:
     """Which files form a lecture, an annotated operation or a clip; decodes nothing.
 
     Raises:

@@ -22,7 +22,7 @@ from data_connectors.ingest.run import ingest
 from data_connectors.items import Identity, Payload, Refused, ReportItem, VisualItem
 from data_connectors.source import Unit
 from medvlp import audit
-from medvlp.errors import ConfigError, DatasetError, DependencyError, InputError, IntegrityError
+from medvlp.errors import ConfigError, DatasetError, InputError, IntegrityError
 from medvlp.types import Geometry, Report, Sentence, Text
 
 REPO = Path(__file__).resolve().parents[3]
@@ -66,7 +66,7 @@ class FakeConnector:
         self._read = read
         self.seen: list[str] = []
 
-    def find(self, source):
+    def find(self, source, spread):
         for path in sorted(source.path.rglob("*")):
             name = path.relative_to(source.path).as_posix()
             if name.startswith("ignored"):
@@ -239,7 +239,9 @@ def test_the_order_in_which_files_are_listed_does_not_matter(tmp_path, images, f
     made = []
     for turn in (list, lambda units: list(reversed(list(units)))):
         monkeypatch.setattr(
-            FakeConnector, "find", lambda self, source, turn=turn: turn(found(self, source))
+            FakeConnector,
+            "find",
+            lambda self, source, spread, turn=turn: turn(found(self, source, spread)),
         )
         fake(lambda name: iter([visual(name)]))
         ingest(asked, tmp_path / f"out{len(made)}", base=tmp_path, workers=1)
@@ -441,13 +443,6 @@ def test_a_killed_ingest_resumes_to_the_same_dataset(tmp_path, images):
     )  # fmt: skip
     assert whole["digest"] == summary["digest"]
     assert parts(tmp_path / "whole") == parts(tmp_path / "out")
-
-
-def test_ray_is_refused_with_a_next_step(tmp_path, images):
-    images("p_1.png")
-    with pytest.raises(DependencyError) as caught:
-        ingest(config(png_source()), tmp_path / "out", base=tmp_path, engine="ray")
-    assert "--engine local" in str(caught.value)
 
 
 def test_nothing_is_imported_that_a_worker_does_not_need():

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from data_connectors.ingest.processes import InProcess, LocalEngine, Lost, build_engine
-from medvlp.errors import DependencyError
+from data_connectors.ingest.processes import Engine, InProcess, LocalEngine, Lost, build_engine
+from medvlp.errors import ConfigError, DatasetError, DependencyError
 
 TASKS = """
-import os, signal, time
+import errno, os, signal, time
+
+from medvlp.errors import ConfigError
 
 
 def double(number):
@@ -40,6 +42,18 @@ def fragile_once(task):
 def stuck(number):
     if number == 1:
         time.sleep(60)
+    return number
+
+
+def no_room(number):
+    if number == 4:
+        raise OSError(errno.ENOSPC, "no room", "/archive/DOE^JANE")
+    return number
+
+
+def wrong(number):
+    if number == 2:
+        raise ConfigError("wrong", code="some-code", got=number)
     return number
 
 
@@ -72,9 +86,15 @@ def tasks(tmp_path_factory):
     sys.path.remove(str(folder))
 
 
+def local(workers: int, **limits: int) -> Engine:
+    return build_engine(
+        "local", workers=workers, timeout_s=60, preload=(), private=Path(), **limits
+    )
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_results_come_in_the_order_of_the_tasks(tasks, workers):
-    engine = build_engine("local", workers=workers, timeout_s=60, preload=())
+    engine = local(workers)
     assert list(engine.map(tasks.double, list(range(40)))) == [2 * i for i in range(40)]
 
 
@@ -108,13 +128,13 @@ def test_a_task_that_hangs_is_given_up(tasks):
 
 
 def test_zero_workers_means_one_a_core():
-    engine = build_engine("local", workers=0, timeout_s=60, preload=())
+    engine = local(0)
     assert isinstance(engine, LocalEngine)
     assert engine.workers == len(os.sched_getaffinity(0))
 
 
 def test_one_worker_is_no_extra_process(tasks):
-    engine = build_engine("local", workers=1, timeout_s=60, preload=())
+    engine = local(1)
     assert isinstance(engine, InProcess)
     assert list(engine.map(os.getpgid, [0])) == [os.getpgid(0)]
 
@@ -136,11 +156,31 @@ def test_a_script_without_a_main_guard_is_told_so(tasks, tmp_path):
     assert run.stdout == "[1, 2]\n"
 
 
-def test_an_engine_that_is_not_here_is_refused_with_a_next_step():
+def test_an_engine_that_is_not_here_is_refused_with_a_next_step(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(DependencyError) as caught:
-        build_engine("ray", workers=1, timeout_s=60, preload=())
+        build_engine("ray", workers=1, timeout_s=60, preload=(), private=tmp_path)
     assert caught.value.code == "engine-missing"
     assert "--engine local" in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_nobodys_fault_and_stops_everything(tasks, workers):
+    with pytest.raises(DatasetError) as caught:
+        list(local(workers).map(tasks.no_room, list(range(10))))
+    assert caught.value.code == "disk-full"
+    assert "same command" in str(caught.value)
+
+
+def test_an_error_of_ours_comes_back_whole(tasks):
+    with pytest.raises(ConfigError) as caught:
+        list(local(2).map(tasks.wrong, [1, 2, 3]))
+    assert (caught.value.code, caught.value.got) == ("some-code", 2)
+
+
+def test_one_map_may_have_another_time_limit(tasks):
+    engine = LocalEngine(2, timeout_s=60)
+    assert list(engine.map(tasks.stuck, [0, 1, 2], timeout_s=1)) == [0, Lost("timeout"), 2]
 
 
 def test_stopping_early_leaves_no_process(tasks):
@@ -154,9 +194,9 @@ def test_stopping_early_leaves_no_process(tasks):
 
 
 def test_a_worker_gets_no_more_memory_than_its_limit(tasks):
-    engine = build_engine("local", workers=2, timeout_s=60, preload=(), memory_mb=500)
+    engine = local(2, memory_mb=500)
     assert list(engine.map(tasks.greedy, [100, 2000, 200, 600])) == [100, "refused", 200, "refused"]
-    free = build_engine("local", workers=2, timeout_s=60, preload=())
+    free = local(2)
     assert list(free.map(tasks.greedy, [600])) == [600]
 
 

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_connectors.ingest.records import Stored, UnitRecord, from_json, to_json
+from data_connectors.as_json import from_json, to_json
+from data_connectors.ingest.records import Stored, UnitRecord
 from data_connectors.items import (
     Identity,
     Payload,
