@@ -112,6 +112,16 @@ def _verify(args: argparse.Namespace) -> Summary:
     return verify_bundle(args.bundle)
 
 
+def _deidentify(args: argparse.Namespace) -> Summary:
+    from data_connectors.deid.options import DeidentifyConfig
+    from data_connectors.deid.run import deidentify
+    from medvlp.config import load_config
+
+    config = load_config(DeidentifyConfig, args.config, args.set)
+    base = args.config.parent if args.config else Path()
+    return deidentify(config, args.out, args.paths, base=base, workers=args.workers)
+
+
 def _leakcheck(args: argparse.Namespace) -> Summary:
     from governance.leakcheck import leakcheck
 
@@ -180,6 +190,11 @@ VERBS: dict[str, Verb] = {
         "--out bundle",
     ),
     "verify": Verb(_verify, "check a bundle, offline, on CPU", "medvlp verify bundle"),
+    "deidentify": Verb(
+        _deidentify,
+        "DICOM objects by PS3.15 Annex E; marked only after a clean search of their bytes",
+        "medvlp deidentify --config configs/deid/research.yaml --out clean archive/ export.zip",
+    ),
     "leakcheck": Verb(
         _leakcheck,
         "search any output for seeded identifiers",
@@ -193,10 +208,11 @@ def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     if name in ("ingest", "pretrain", "evaluate", "release"):
         add("--config", type=Path, required=True, metavar="FILE", help="YAML config")
-    if name in ("demo", "ingest", "pretrain", "evaluate", "interpolate", "release"):
+    if name in ("demo", "ingest", "deidentify", "pretrain", "evaluate", "interpolate", "release"):
         add("--set", action="append", default=[], metavar="KEY=VALUE",
             help="override one config value (demo: of its trainings); repeatable")  # fmt: skip
-    if name in ("demo", "phantom", "ingest", "pretrain", "evaluate", "interpolate", "release"):
+    if name in ("demo", "phantom", "ingest", "deidentify", "pretrain", "evaluate", "interpolate",
+                "release"):  # fmt: skip
         add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     match name:
         case "demo" | "phantom":
@@ -232,6 +248,11 @@ def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
             add("bundle", type=Path)
         case "doctor":
             add("--require", action="store_true", help="refuse when a required package is broken")
+        case "deidentify":
+            add("--config", type=Path, default=None, metavar="FILE",
+                help="YAML config (default: everything that may identify is removed)")  # fmt: skip
+            add("paths", type=Path, nargs="+", metavar="PATH",
+                help="folder, zip, tar or file of DICOM objects")  # fmt: skip
         case "leakcheck":
             add("--canaries", type=Path, required=True, metavar="FILE")
             add("paths", type=Path, nargs="+")
@@ -239,7 +260,7 @@ def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
         add("--tracking", default=None, metavar="URI",
             help="MLflow tracking URI (default: SQLite file beside --out)")  # fmt: skip
         add("--experiment", default="medvlp", metavar="NAME")
-    if name in ("phantom", "ingest"):
+    if name in ("phantom", "ingest", "deidentify"):
         add("--workers", type=int, default=0, metavar="N",
             help="processes; 0: one a core")  # fmt: skip
     if name == "ingest":

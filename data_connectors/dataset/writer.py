@@ -203,6 +203,11 @@ def write_tables(
         ],
         REGIONS,
     )
+    write_quarantine(folder, quarantine)
+
+
+def write_quarantine(folder: Path, quarantine: Iterable[tuple[str, Refused]]) -> None:
+    """Write quarantine.parquet alone: (pseudonym of the input, why it is not used)."""
     _write(
         folder / "quarantine.parquet",
         [

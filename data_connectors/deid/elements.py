@@ -29,8 +29,9 @@ from data_connectors.deid.judging import (
     spells_text,
 )
 from data_connectors.deid.options import Options
-from data_connectors.deid.profile import Action, action_of
+from data_connectors.deid.profile import Action, action_of, describes
 from data_connectors.deid.pseudonyms import Pseudonyms
+from data_connectors.deid.residual import DESCRIPTION
 from medvlp.errors import InputError
 
 DEEPEST: Final = 32
@@ -259,7 +260,10 @@ class Engine:
 
     def _note(self, element: DataElement, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
-        self.removed.extend(leaves(element))
+        said = leaves(element)
+        if element.tag.is_private or describes(int(element.tag)):
+            said = ((DESCRIPTION if vr in TEXTS else vr, value) for vr, value in said)
+        self.removed.extend(said)
 
 
 def sift(dataset: Dataset, removed: list[tuple[str, Any]], depth: int = 0) -> None:

@@ -7,7 +7,7 @@ ever given away.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Final
@@ -23,6 +23,7 @@ from data_connectors.deid.accepted import check_accepted
 from data_connectors.deid.clean import Cleaner
 from data_connectors.deid.elements import Engine, Person, leaves, sift
 from data_connectors.deid.frames import clean_pixels
+from data_connectors.deid.gate import CLEARED, REVIEWED
 from data_connectors.deid.options import DeidentifyConfig, Options
 from data_connectors.deid.pseudonyms import Pseudonyms
 from data_connectors.deid.residual import Residual
@@ -37,12 +38,13 @@ IMPLEMENTATION_UID: Final = UID("2.25.188316520394327512871936071297428154703")
 _MARK: Final = f"medvlp {__version__}: PS3.15 Annex E"
 _ROUNDS: Final = 3
 """How often an element with something left in it is removed and the rest searched again."""
+Look = Callable[[Dataset], tuple[str, ...]]
 _PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """A de-identified object."""
+    """A de-identified object, and names for its folders and file that hold no identifier."""
 
     data: bytes
     patient: str
@@ -50,30 +52,44 @@ class Cleared:
     series: str
     instance: str
     counts: dict[str, int] = field(default_factory=dict)
+    """Elements removed and replaced."""
+    flags: tuple[str, ...] = ()
+    """What is known about persons in the pixels, as in `gate.py`."""
 
 
-def deidentify_object(handle: Handle, config: DeidentifyConfig, names: Pseudonyms) -> Cleared:
+def deidentify_object(
+    handle: Handle, config: DeidentifyConfig, names: Pseudonyms, *, look: Look | None = None
+) -> Cleared:
     """De-identify one DICOM file.
 
     Args:
         handle: The file.
         config: What may stay.
         names: The project's key.
+        look: Judges the pixels and says with which flags they pass; None: nobody looks.
 
     Raises:
         InputError: It is no DICOM file, not of an accepted kind, has no patient, or something of
             what was taken out is still in it (`deid-residual`).
     """
     dataset = read_dataset(handle)
-    return guarded(lambda: _deidentify(dataset, config, names))
+    return guarded(lambda: _deidentify(dataset, config, names, look))
 
 
-def _deidentify(dataset: Dataset, config: DeidentifyConfig, names: Pseudonyms) -> Cleared:
+def _deidentify(
+    dataset: Dataset, config: DeidentifyConfig, names: Pseudonyms, look: Look | None
+) -> Cleared:
     check_accepted(dataset, config)
+    flags = look(dataset) if look is not None else ()
     removed: list[tuple[str, Any]] = list(_meta_values(dataset))
     sift(dataset, removed)
     identity = in_domain(
         identity_of(dataset, allow_missing_patient=config.allow_missing_patient), config.domain
+    )
+    # Never the UIDs as they came, not even with retain_uids: they may be no UIDs but paths.
+    study, series, instance = (
+        names.uid(uid) if (uid := text(dataset, f"{level}InstanceUID")) else "none"
+        for level in ("Study", "Series", "SOP")
     )
     person = Person(
         names.patient(identity.patient),
@@ -83,13 +99,10 @@ def _deidentify(dataset: Dataset, config: DeidentifyConfig, names: Pseudonyms) -
     engine = Engine(config, names, person, removed)
     clean_pixels(dataset)
     engine.apply(dataset)
-    _mark(dataset, config, person)
+    _mark(dataset, config, person, looked_at=bool({REVIEWED, CLEARED} & set(flags)))
     data = _checked(dataset, engine)
-    return Cleared(
-        data, person.pseudonym, text(dataset, "StudyInstanceUID") or "none",
-        text(dataset, "SeriesInstanceUID") or "none", text(dataset, "SOPInstanceUID"),
-        dict(sorted(engine.counts.items())),
-    )  # fmt: skip
+    counts = dict(sorted(engine.counts.items()))
+    return Cleared(data, person.pseudonym, study, series, instance, counts, flags)
 
 
 def _more(dataset: Dataset) -> Iterator[str]:
@@ -107,14 +120,17 @@ def _meta_values(dataset: Dataset) -> Iterator[tuple[str, Any]]:
             yield from leaves(element)
 
 
-def _mark(dataset: Dataset, options: Options, person: Person) -> None:
+def _mark(dataset: Dataset, options: Options, person: Person, *, looked_at: bool) -> None:
     """Say what was done (PS3.15 E.1.1; codes of CID 7050), and new file meta information."""
     dataset.PatientID = dataset.PatientName = person.pseudonym
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = _MARK
     done = codes.cid7050
     concepts = [done.BasicApplicationConfidentialityProfile]
+    if looked_at:
+        dataset.BurnedInAnnotation = "NO"
     chosen = (
+        (looked_at, done.CleanPixelDataOption),
         (options.clean_graphics, done.CleanGraphicsOption),
         (options.clean_structured_content, done.CleanStructuredContentOption),
         (options.clean_descriptors, done.CleanDescriptorsOption),

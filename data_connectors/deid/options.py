@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, StringConstraints
 
+from data_connectors.deid.policy import BurnedIn, Faces
 from medvlp.config import Config
 
 SafePrivate = Annotated[str, StringConstraints(pattern=r"^[^/\\]+/[0-9A-Fa-f]{4}/[0-9A-Fa-f]{2}$")]
@@ -62,9 +63,19 @@ class DeidentifyConfig(Options):
     """Who gave out the patient identifiers, as in a source of an ingest."""
     allow_missing_patient: bool = False
     """Let the study stand in for a missing PatientID (public test files only)."""
+    burned_in: BurnedIn = "quarantine"
+    """Objects whose header says that their pixels may show text, as in an ingest."""
+    ocr_timeout_s: PositiveInt = 120
+    """Text recognition that takes longer has cleared nothing."""
+    reviewed: Path | None = None
+    """A person's decisions about pixels, `review.tsv`; relative to the config file."""
+    faces: Faces = "flag"
+    """CT, MR and PET of the head: counted, refused or neither."""
     max_files: PositiveInt = 2_000_000
-    """Most files of one folder or archive that are looked at."""
+    """Most files of one folder or archive."""
     max_bytes: PositiveInt = 2_000_000_000
     """Most bytes of one file."""
-    timeout_s: PositiveInt = 900
+    reader_timeout_s: PositiveInt = 900
     """A file that takes longer is quarantined."""
+    reader_memory_mb: int = Field(default=8_000, ge=300)
+    """Most memory of a working process in megabytes; does not bind `--workers 1`."""

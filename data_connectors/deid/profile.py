@@ -91,6 +91,12 @@ def action_of(tag: int, vr: str, options: Options) -> Action:
     return _chosen(row, vr, options)
 
 
+def describes(tag: int) -> bool:
+    """Whether an attribute is a description in words (the table's Clean Descriptors column)."""
+    row = _by_tag().get(tag)
+    return row is not None and "descriptors" in row.columns
+
+
 @lru_cache(maxsize=1)
 def _by_tag() -> dict[int, Row]:
     return {row.tag: row for row in load_profile().values() if row.tag is not None}

@@ -15,8 +15,11 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
 from data_connectors.deid.forms import Search, spellings
+from data_connectors.deid.judging import keeps_uid
 from data_connectors.deid.vocabulary import is_safe, known_words
 
+DESCRIPTION: Final = "description"
+"""In place of the VR: text of a description or of a private element. Most of it is words."""
 SHORTEST: Final = 5
 _SHORTEST_NAME: Final = 4
 _LONGEST: Final = 200
@@ -74,10 +77,14 @@ def _telling(vr: str, value: Any) -> Iterator[str]:
         if match is not None:
             yield "".join(match.groups())
         return
+    if keeps_uid(text):
+        return
     if vr == "UI":
         if len(text) >= 14:
             yield text
         return
+    if vr == DESCRIPTION and is_safe(text.rpartition(" ")[0]) and " " in text:
+        return  # words to the last one, which is often cut off
     if SHORTEST <= len(text) <= _LONGEST and not is_safe(text):
         yield text
 
