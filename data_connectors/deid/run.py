@@ -31,6 +31,7 @@ from data_connectors.deid.pseudonyms import Pseudonyms, load_key
 from data_connectors.deid.review import write_review
 from data_connectors.files import files_below
 from data_connectors.ingest.processes import Lost, build_engine
+from data_connectors.ingest.progress import Meter, shown
 from data_connectors.items import Refused
 from medvlp import __version__, audit
 from medvlp.errors import ConfigError, DatasetError
@@ -41,7 +42,6 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 _BATCH = 16
 """Files that a worker takes at a time."""
-_TELL_S = 10.0
 _PRELOAD = ("data_connectors.deid.batches", "numpy", "pydicom", "yaml")
 
 
@@ -129,19 +129,16 @@ def _work(
     how = f"{__version__} {config.model_dump_json()} {gate.review}"
     places = [names.part("deid", how, *file[:1], *file[2:]) for file in files]
     allowed = _limited(files, config.max_files)
-    with Ledger(partial) as ledger:
+    sizes = dict(zip(places, (size for *_, size, _ in files), strict=True))
+    meter = Meter("de-identifying", "files", len(files), sum(sizes.values()))
+    with Ledger(partial) as ledger, shown(meter) as progress:
         known = ledger.known(set(places))
-        if known:
-            log.info("%d of %d files are done already", len(known), len(files))
-        told = time.monotonic()
+        progress.skip(len(known), sum(sizes[place] for place in known))
         todo = [i for i, place in enumerate(places) if place not in known and i in allowed]
-        made = _mapped(config, names, gate, files, places, todo, partial, workers)
-        for done, outcome in enumerate(made, 1):
+        for outcome in _mapped(config, names, gate, files, places, todo, partial, workers):
             ledger.append(outcome)
             known[outcome.place] = outcome
-            if time.monotonic() - told > _TELL_S:
-                told = time.monotonic()
-                log.info("%d of %d files", len(files) - len(todo) + done, len(files))
+            progress.add(1, sizes[outcome.place])
     too_many = Outcome("", code="too-many-files", reason="there are more files than max_files",
                        next_step="raise max_files")  # fmt: skip
     return [known.get(place, replace(too_many, place=place)) for place in places]
@@ -172,7 +169,7 @@ def _mapped(
 
     engine = build_engine(
         "local", workers=workers, timeout_s=config.reader_timeout_s, preload=_PRELOAD,
-        memory_mb=config.reader_memory_mb,
+        private=partial, memory_mb=config.reader_memory_mb,
     )  # fmt: skip
     groups = _groups(files, todo)
     again: list[list[int]] = []
