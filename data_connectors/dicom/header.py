@@ -73,7 +73,8 @@ _NO_IMAGE_CLASSES: Final = {
     "1.2.840.10008.5.1.4.1.1.481.2",  # RT dose
 }
 _DICOMDIR: Final = "1.2.840.10008.1.3.10"
-_WHOLE_SLIDE: Final = "1.2.840.10008.5.1.4.1.1.77.1.6"
+WHOLE_SLIDE: Final = "1.2.840.10008.5.1.4.1.1.77.1.6"
+"""One level of a whole-slide image, or its label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,11 @@ class Header:
     def mosaic(self) -> bool:
         """Whether it holds the slices of a volume as tiles (Siemens)."""
         return "MOSAIC" in self.image_type
+
+    @property
+    def slide(self) -> bool:
+        """Whether it is one level of a whole-slide image, or a picture of the slide's label."""
+        return self.sop_class == WHOLE_SLIDE
 
     @property
     def localiser(self) -> bool:
@@ -262,8 +268,6 @@ def parse_header(dataset: Attributes, name: str) -> Header:
             got=modality if modality in _NO_IMAGE_MODALITIES else None,
             next_step="nothing",
         )
-    if sop_class == _WHOLE_SLIDE:
-        raise InputError("whole-slide images are not read", code="dicom-unsupported")
     image_type = tuple(part.upper() for part in texts(dataset, "ImageType"))
     if "MOSAIC" in image_type and sop_class in _ENHANCED:
         raise InputError(

@@ -87,9 +87,9 @@ def store_grey(
     return Stored(Payload((("png", png(stored)),)), geometry, pixel_digest(stored))
 
 
-def store_colour(pixels: np.ndarray) -> Stored:
+def store_colour(pixels: np.ndarray, spacing: tuple[float, ...] | None = None) -> Stored:
     """An RGB image, uint8 [h, w, 3], as PNG."""
-    geometry = Geometry(shape=pixels.shape, unit="rgb")
+    geometry = Geometry(shape=pixels.shape, spacing_mm=spacing, unit="rgb")
     return Stored(Payload((("png", png(pixels)),)), geometry, pixel_digest(pixels))
 
 

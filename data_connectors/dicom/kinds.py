@@ -17,6 +17,7 @@ from data_connectors.dicom.image import read_image
 from data_connectors.dicom.mosaic import read_mosaic
 from data_connectors.dicom.multiframe import read_enhanced
 from data_connectors.dicom.nuclear import read_nuclear
+from data_connectors.dicom.slide import check_label
 from data_connectors.dicom.source import DicomSource
 from data_connectors.dicom.volume import Stored
 from medvlp.errors import InputError
@@ -42,13 +43,17 @@ def way_of(header: Header) -> str:
     """How one object that is no slice of a series is read: the hint of its unit.
 
     Raises:
-        InputError: Objects of its kind are not read (`dicom-unsupported`, by name).
+        InputError: Objects of its kind are not read (`dicom-unsupported`, by name), or it shows
+            the label of a slide (`burned-in-risk`).
     """
     if header.sop_class in _NOT_READ:
         raise InputError(
             f"this kind of object is not read: {_NOT_READ[header.sop_class]}",
             code="dicom-unsupported", next_step="nothing",
         )  # fmt: skip
+    if header.slide:
+        check_label(header.image_type, "")
+        return "slide"
     if header.enhanced:
         return "enhanced"
     if header.mosaic:

@@ -18,6 +18,7 @@ from data_connectors.dicom.header import (
 from data_connectors.dicom.identity import identity_of
 from data_connectors.dicom.index import index
 from data_connectors.dicom.kinds import read_object, way_of
+from data_connectors.dicom.pyramid import group_slides, read_slide
 from data_connectors.dicom.series import Assembled, read_series
 from data_connectors.dicom.source import DicomSource
 from data_connectors.dicom.tables import Tables, load_tables, read_region
@@ -29,6 +30,8 @@ from medvlp.types import Text
 
 _SERIES = "series"
 """Hint of a unit of slices; what sets it apart from the rest of its series may follow."""
+_SLIDE = "slide"
+"""Hint of a unit of the levels of a whole-slide image."""
 
 
 def find(source: DicomSource, spread: Spread = directly) -> Iterator[Unit | Refused | Consulted]:
@@ -42,6 +45,7 @@ def find(source: DicomSource, spread: Spread = directly) -> Iterator[Unit | Refu
     """
     tables = load_tables(source)
     slices: list[Header] = []
+    levels: list[Header] = []
     present: set[str] = set()
     indexes: list[str] = []
     for entry in index(source, spread):
@@ -55,13 +59,20 @@ def find(source: DicomSource, spread: Spread = directly) -> Iterator[Unit | Refu
         present.add(entry.name)
         if entry.stacked:
             slices.append(entry)
+            continue
+        try:
+            way = way_of(entry)
+        except InputError as error:
+            yield refuse(error, (entry.name,))
+            continue
+        if way == _SLIDE:
+            levels.append(entry)
         else:
-            try:
-                yield _unit([entry], way_of(entry), tables)
-            except InputError as error:
-                yield refuse(error, (entry.name,))
+            yield _unit([entry], way, tables)
     for group in group_series(slices, source):
         yield _unit(group.members, f"{_SERIES} {group.part}".strip(), tables)
+    for slide in group_slides(levels):
+        yield _unit(slide, _SLIDE, tables)
     for name, handle in fetch(source.path, indexes):
         wrong = check_dicomdir(handle, name, present)
         yield from wrong
@@ -84,8 +95,13 @@ def read(source: DicomSource, unit: Unit) -> Iterator[Item]:
 
 def _read(source: DicomSource, unit: Unit) -> Iterator[Item]:
     way, _, rest = unit.hint.partition(" ")
-    if way == _SERIES:
-        for part in read_series(source, unit.inputs, part=rest):
+    if way in (_SERIES, _SLIDE):
+        parts = (
+            read_series(source, unit.inputs, part=rest)
+            if way == _SERIES
+            else read_slide(source, unit.inputs)
+        )
+        for part in parts:
             yield from [part] if isinstance(part, Refused) else _item(source, part)
         return
     for name, handle in fetch(source.path, unit.inputs):

@@ -47,6 +47,12 @@ class DicomReading(Config):
     for_processing: Literal["refuse", "read"] = "refuse"
     """What to do with radiographs as the detector gave them (PresentationIntentType)."""
 
+    slide_um: PositiveFloat | None = None
+    """Whole slides: the level nearest to so many microns a pixel is stored (at most half a doubling
+    away); None: the largest level that `slide_max_pixels` allows."""
+    slide_max_pixels: PositiveInt = 16_777_216
+    """Whole slides: most pixels of the level that is stored."""
+
     max_files: PositiveInt = 2_000_000
     """Most files (or archive members) that are looked at."""
     max_frames: PositiveInt = 8_000
