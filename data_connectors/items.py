@@ -1,7 +1,8 @@
 """What connectors yield: things found, before de-identification, linking and splits.
 
 A connector reads one configured source and yields items in a stable order. Every input file it
-finds appears in exactly one item's `inputs`: used + quarantined = found.
+finds appears in an item's `inputs`, in several only if it holds several visuals: used +
+quarantined = found.
 """
 
 from __future__ import annotations

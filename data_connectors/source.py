@@ -7,7 +7,8 @@ A connector is a module with two functions:
 
 so that the ingest engine can spread units over processes and resume after a kill. Every input
 file of a source is in exactly one unit or refusal, and every input of a unit is in the `inputs`
-of one of the items that reading it yields.
+of at least one of the items that reading it yields (of several where one file holds several
+volumes).
 """
 
 from __future__ import annotations

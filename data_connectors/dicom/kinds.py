@@ -20,6 +20,7 @@ from data_connectors.dicom.nuclear import read_nuclear
 from data_connectors.dicom.slide import check_label
 from data_connectors.dicom.source import DicomSource
 from data_connectors.dicom.volume import Stored
+from data_connectors.items import Refused
 from medvlp.errors import InputError
 from medvlp.types import Kind
 
@@ -63,8 +64,12 @@ def way_of(header: Header) -> str:
     return "cine" if header.frames > 1 else "image"
 
 
-def read_object(source: DicomSource, dataset: Dataset, way: str) -> Iterator[tuple[Kind, Stored]]:
-    """The visuals of one object: one, or one a frame of a series of pictures.
+def read_object(
+    source: DicomSource, dataset: Dataset, way: str
+) -> Iterator[tuple[Kind, Stored] | Refused]:
+    """The visuals of one object: one, one a frame of a series of pictures, or one a stack.
+
+    A stack of an enhanced object that is no grid is refused by itself.
 
     Args:
         source: The limits and choices that hold.
@@ -77,7 +82,7 @@ def read_object(source: DicomSource, dataset: Dataset, way: str) -> Iterator[tup
     _check_intent(source, dataset)
     match way:
         case "enhanced":
-            yield read_enhanced(source, dataset)
+            yield from read_enhanced(source, dataset)
         case "mosaic":
             yield "volume", read_mosaic(source, dataset)
         case "nuclear":

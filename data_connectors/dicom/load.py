@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_connectors.dicom.decode import check_pixels
 from data_connectors.dicom.grouping import group_series
-from data_connectors.dicom.header import Header, read_header
+from data_connectors.dicom.header import Header, read_dataset, read_header
+from data_connectors.dicom.multiframe import load_enhanced
 from data_connectors.dicom.series import LoadedSeries, load_series
 from data_connectors.dicom.source import DicomSource
 from data_connectors.files import Handle, fetch, refuse, scan
@@ -93,9 +95,20 @@ def load_all(
             continue
         if header.stacked:
             slices.append(header)
+        elif header.enhanced:
+            yield from _enhanced(source, name, handle)
     for group in group_series(slices, source):
         names_of_group = tuple(header.name for header in group.members)
         yield from load_series(source, names_of_group, part=group.part)
+
+
+def _enhanced(source: DicomSource, name: str, handle: Handle) -> Iterator[LoadedSeries | Refused]:
+    try:
+        dataset = read_dataset(handle)
+        check_pixels(dataset, max_bytes=source.max_bytes, max_frames=source.max_frames)
+        yield from load_enhanced(source, dataset, name)
+    except InputError as error:
+        yield refuse(error, (name,))
 
 
 def _root(path: str | Path | Sequence[str | Path]) -> tuple[Path, list[str]]:

@@ -18,8 +18,8 @@ from data_connectors.dicom.csa import Csa, read_csa
 from data_connectors.dicom.decode import stored_frame
 from data_connectors.dicom.geometry import canonical, single
 from data_connectors.dicom.header import guarded, number, plane_of, whole
-from data_connectors.dicom.series import check_size
 from data_connectors.dicom.source import DicomSource
+from data_connectors.dicom.stacking import check_size
 from data_connectors.dicom.values import meaning_of
 from data_connectors.dicom.volume import Stored, VolumeBuilder, store_volume
 from medvlp.errors import GeometryError, InputError

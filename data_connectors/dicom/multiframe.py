@@ -1,112 +1,144 @@
-"""Enhanced multi-frame objects: one file, many planes (PS3.3 C.7.6.16)."""
+"""Enhanced multi-frame objects: one file, many planes, one or several volumes (PS3.3 C.7.6.16).
+
+Frames are grouped by stack, then split like the slices of a series: by what can never share a
+grid, and by what tells passes apart.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from pydicom.dataset import Dataset
 
+from data_connectors.deid.facts import pixel_facts
 from data_connectors.dicom.decode import stored_frame
-from data_connectors.dicom.geometry import canonical, single, stack
-from data_connectors.dicom.header import Plane, guarded, number, plane_of, whole
-from data_connectors.dicom.image import store_grey
-from data_connectors.dicom.series import check_size
+from data_connectors.dicom.functional_groups import Frame, dimension_names, frames_of
+from data_connectors.dicom.geometry import Grid, canonical, single
+from data_connectors.dicom.header import guarded, parse_header
+from data_connectors.dicom.identity import identity_of
+from data_connectors.dicom.passes import PASS_NAMES
+from data_connectors.dicom.series import LoadedSeries, assembled
 from data_connectors.dicom.source import DicomSource
-from data_connectors.dicom.values import Meaning, meaning_of
-from data_connectors.dicom.volume import Stored, VolumeBuilder, store_volume
+from data_connectors.dicom.splitting import Leaf, split_series
+from data_connectors.dicom.stacking import begin, check_size, finish, grid_of
+from data_connectors.dicom.volume import Stored
+from data_connectors.files import refuse
+from data_connectors.items import Refused
 from medvlp.errors import GeometryError, InputError
-from medvlp.types import Kind, Unit
+from medvlp.types import Kind
 
 
-class _Frame(NamedTuple):
-    plane: Plane | None
-    meaning: Meaning
-    thickness: float
+def load_enhanced(
+    source: DicomSource, dataset: Dataset, name: str
+) -> Iterator[LoadedSeries | Refused]:
+    """The volumes of one object; a single frame that is no axial CT is an image.
 
+    Args:
+        source: The limits and tolerances that hold.
+        dataset: A whole object that passed `check_pixels`.
+        name: Its file, relative to the source's path.
 
-def read_enhanced(source: DicomSource, dataset: Dataset) -> tuple[Kind, Stored]:
-    """The frames of one object as a volume; a single frame that is no axial CT as an image.
+    Yields:
+        One series a pass and stack; a stack that forms no grid is refused by its frame numbers.
 
     Raises:
-        InputError: The frames form no regular grid, or cannot be decoded.
+        InputError: Nothing can be known about the frames.
     """
-    frames = guarded(lambda: _frames(dataset))
-    rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
-    check_size(source, len(frames), rows, columns)
-    units = {frame.meaning.unit for frame in frames}
-    if len(units) > 1:
-        raise GeometryError("the frames have several units", code="series-mixed-unit")
-    unit = units.pop()
-    if len(frames) == 1:
-        return _read_single(dataset, frames[0], unit)
-    if len(frames) < source.min_slices:
-        raise GeometryError(
-            "too few slices for a volume", code="series-too-short",
-            got=len(frames), limit=source.min_slices,
-        )  # fmt: skip
-    grid = stack(
-        [frame.plane for frame in frames],
-        tolerance_mm=source.spacing_tolerance_mm,
-        keep_tilt=source.tilt == "keep",
-    )
-    shape = (len(frames), rows, columns)
-    builder = VolumeBuilder(canonical(grid.affine, shape), shape)
-    for place, index in enumerate(grid.order):
-        builder.put(place, _values(dataset, index, frames[index]))
-    window = frames[grid.order[len(frames) // 2]].meaning.window
-    return "volume", store_volume(builder.finish(unit, window))
+    frames = guarded(lambda: frames_of(dataset, name))
+    by_number = {frame.header.name: frame for frame in frames}
+    names = (*PASS_NAMES, *guarded(lambda: dimension_names(dataset)))
+    check_size(source, len(frames), frames[0].header.rows, frames[0].header.columns)
+    for label, stack in _stacks(frames):
+        leaves = split_series(
+            [frame.header for frame in stack],
+            tolerance_mm=source.spacing_tolerance_mm,
+            keep_irregular=source.irregular == "keep",
+            names=names,
+        ) or [Leaf(tuple(frame.header for frame in stack))]
+        for leaf in leaves:
+            part = ", ".join(word for word in (label, leaf.part) if word)
+            members = [by_number[header.name] for header in leaf.members]
+            try:
+                yield _load(source, dataset, members, part, name)
+            except InputError as error:
+                found = refuse(error, (name,))
+                yield replace(found, reason=f"{part}: {found.reason}") if part else found
 
 
-def _read_single(dataset: Dataset, frame: _Frame, unit: Unit) -> tuple[Kind, Stored]:
-    values = _values(dataset, 0, frame)
-    if unit == "HU" and frame.plane is not None:
-        grid = single(frame.plane, frame.thickness)
-        shape = (1, *values.shape)
-        if canonical(grid.affine, shape).axes[0] == 0:
-            builder = VolumeBuilder(canonical(grid.affine, shape), shape)
-            builder.put(0, values)
-            return "volume", store_volume(builder.finish(unit, frame.meaning.window))
-    spacing = None if frame.plane is None else frame.plane.spacing
-    return "image", store_grey(values, frame.meaning.window, spacing)
+def read_enhanced(source: DicomSource, dataset: Dataset) -> Iterator[tuple[Kind, Stored] | Refused]:
+    """What `load_enhanced` gives, as it goes into the dataset; refusals name no file."""
+    for loaded in load_enhanced(source, dataset, ""):
+        if isinstance(loaded, Refused):
+            yield loaded
+        else:
+            visual = assembled(loaded)
+            yield visual.kind, visual.stored
 
 
-def _values(dataset: Dataset, index: int, frame: _Frame) -> np.ndarray:
-    stored = stored_frame(dataset, index)
-    if stored.ndim != 2:
-        raise InputError("a slice is in colour", code="series-mixed-colour")
-    return frame.meaning.apply(stored)
-
-
-def _frames(dataset: Dataset) -> list[_Frame]:
-    """One entry a frame; per-frame macros win over shared ones, those over the top level."""
-    count = max(1, whole(dataset, "NumberOfFrames"))
-    per_frame = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
-    shared = list(dataset.get("SharedFunctionalGroupsSequence") or []) or [Dataset()]
-    if per_frame and len(per_frame) != count:
-        raise InputError(
-            "the functional groups do not match the number of frames", code="dicom-malformed",
-            got=len(per_frame), limit=count,
-        )  # fmt: skip
+def _stacks(frames: list[Frame]) -> list[tuple[str, list[Frame]]]:
+    """Frames by StackID, which says itself what belongs together; ignored where it numbers them."""
+    stacks: dict[str, list[Frame]] = {}
+    for frame in frames:
+        stacks.setdefault(frame.stack, []).append(frame)
+    if len(stacks) == 1 or min(len(stack) for stack in stacks.values()) == 1:
+        return [("", frames)]
     return [
-        _frame(dataset, shared[0], per_frame[index] if per_frame else Dataset())
-        for index in range(count)
+        (f"StackID {place + 1} of {len(stacks)}", stack)
+        for place, (_, stack) in enumerate(sorted(stacks.items()))
     ]
 
 
-def _frame(dataset: Dataset, shared: Dataset, own: Dataset) -> _Frame:
-    def macro(keyword: str) -> Dataset:
-        for group in (own, shared):
-            items = group.get(keyword)
-            if items:
-                return items[0]  # type: ignore[no-any-return]
-        return Dataset()
+def _load(
+    source: DicomSource, dataset: Dataset, members: list[Frame], part: str, name: str
+) -> LoadedSeries:
+    """The volume of the frames of one pass.
 
-    values = macro("PixelValueTransformationSequence")
-    measures = macro("PixelMeasuresSequence")
-    plane = plane_of(macro("PlanePositionSequence"), macro("PlaneOrientationSequence"), measures)
-    return _Frame(
-        plane=plane,
-        meaning=meaning_of(dataset, transform=values or None, view=macro("FrameVOILUTSequence")),
-        thickness=abs(number(measures, "SliceThickness") or 1.0),
+    Raises:
+        InputError: They form no grid, or cannot be decoded.
+    """
+    units = {frame.meaning.unit for frame in members}
+    if len(units) > 1:
+        raise GeometryError("the frames have several units", code="series-mixed-unit")
+    unit = units.pop()
+    grid, kind = _grid(source, members)
+    ordered = [members[index] for index in grid.order]
+    first = ordered[0].header
+    shape = (len(ordered), first.rows, first.columns)
+    builder = begin(source, grid, shape, image=kind == "image")
+    for place, frame in enumerate(ordered):
+        builder.put(place, _values(dataset, frame))
+    window = ordered[len(ordered) // 2].meaning.window
+    stacked = finish(source, builder, grid, unit, window)
+    return LoadedSeries(
+        volume=stacked.volume,
+        kind=kind,
+        header=replace(parse_header(dataset, name), plane=first.plane),
+        identity=identity_of(dataset, allow_missing_patient=source.allow_missing_patient),
+        names=(name,) * len(ordered),
+        frames=tuple(int(frame.header.name) - 1 for frame in ordered),
+        frame=stacked.frame,
+        resampled=stacked.resampled,
+        part=part,
+        pixels=pixel_facts(dataset),
     )
+
+
+def _grid(source: DicomSource, members: list[Frame]) -> tuple[Grid, Kind]:
+    planes = [frame.header.plane for frame in members]
+    if len(members) > 1:
+        return grid_of(source, planes, [f"frame {f.header.name}" for f in members]), "volume"
+    [frame], [plane] = members, planes
+    if plane is None:
+        return Grid((0,), np.eye(4)), "image"
+    grid = single(plane, frame.thickness)
+    axial = canonical(grid.affine, (1, frame.header.rows, frame.header.columns)).axes[0] == 0
+    return grid, "volume" if axial and frame.meaning.unit == "HU" else "image"
+
+
+def _values(dataset: Dataset, frame: Frame) -> np.ndarray:
+    stored = stored_frame(dataset, int(frame.header.name) - 1)
+    if stored.ndim != 2:
+        raise InputError("a slice is in colour", code="series-mixed-colour")
+    return frame.meaning.apply(stored)

@@ -11,8 +11,8 @@ from pydicom.dataset import Dataset
 from data_connectors.dicom.decode import stored_frame
 from data_connectors.dicom.geometry import canonical, stack
 from data_connectors.dicom.header import Plane, guarded, number, numbers, plane_of, texts, whole
-from data_connectors.dicom.series import check_size
 from data_connectors.dicom.source import DicomSource
+from data_connectors.dicom.stacking import check_size
 from data_connectors.dicom.values import meaning_of
 from data_connectors.dicom.volume import Stored, VolumeBuilder, store_volume
 from medvlp.errors import GeometryError, InputError

@@ -47,8 +47,8 @@ def pass_values(dataset: Attributes) -> tuple[str, ...]:
 
     Numbers are written to five figures, so that `80`, `80.0` and a rounded `80.0000012` are one.
     """
-    public = {name: _joined(dataset.get(name)) for name in (*STRONG, *WEAK)}
-    private = {name: _joined(_element(dataset, tag)) for name, tag in _PRIVATE.items()}
+    public = {name: joined(dataset.get(name)) for name in (*STRONG, *WEAK)}
+    private = {name: joined(_element(dataset, tag)) for name, tag in _PRIVATE.items()}
     ge = private["b-value (GE)"].split("\\")[0]
     if ge:
         private["b-value (GE)"] = _ge_b_value(ge)
@@ -74,7 +74,8 @@ def _unknown(value: bytes) -> Any:
     return value.hex()
 
 
-def _joined(value: Any) -> str:
+def joined(value: Any) -> str:
+    """The value of an element as one text."""
     if value is None or value == "":
         return ""
     many = not isinstance(value, str | bytes) and hasattr(value, "__iter__")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from data_connectors.deid.facts import pixel_facts
 from data_connectors.dicom.decode import check_pixels
@@ -111,8 +112,11 @@ def _read(source: DicomSource, unit: Unit) -> Iterator[Item]:
         header = parse_header(dataset, name)
         facts = pixel_facts(dataset)
         inputs: tuple[str, ...] = (name,)
-        for kind, stored in read_object(source, dataset, way):
-            yield from _item(source, Assembled(kind, stored, header, identity, inputs, facts))
+        for found in read_object(source, dataset, way):
+            if isinstance(found, Refused):
+                yield replace(found, inputs=(name,))
+                continue
+            yield from _item(source, Assembled(*found, header, identity, inputs, facts))
             inputs = ()  # the first picture of an object stands for its file
 
 
@@ -123,6 +127,13 @@ def _item(source: DicomSource, part: Assembled) -> Iterator[Item]:
     uids = (part.header.series, part.header.sop_uid if len(part.inputs) < 2 else "")
     regions: list[Region] = []
     for row in tables.regions_of(*uids) if part.inputs else ():
+        if part.stored.geometry.part:
+            yield Refused(
+                "region-of-split-series",
+                "a region names a series that was split, so it fits several volumes",
+                "name the region by an instance, or export the series in its parts",
+            )
+            continue
         try:
             regions.append(read_region(row, part.stored.geometry.shape or ()))
         except InputError as error:

@@ -16,14 +16,14 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from data_connectors.dicom.decode import stored_frame
-from data_connectors.dicom.geometry import Canonical, Grid, as_acquired, canonical, single, stack
+from data_connectors.dicom.geometry import Canonical, Grid, canonical, single
 from data_connectors.dicom.header import Header, read_dataset
 from data_connectors.dicom.image import store_grey
 from data_connectors.dicom.likeness import content
 from data_connectors.dicom.slots import Slot, convert_uptake, in_order, in_uptake, read_slots
 from data_connectors.dicom.source import DicomSource
-from data_connectors.dicom.tilt import straighten, straightened
-from data_connectors.dicom.values import AIR_HU, meaning_of
+from data_connectors.dicom.stacking import Stacked, begin, check_size, finish, grid_of
+from data_connectors.dicom.values import meaning_of
 from data_connectors.dicom.volume import Stored, VolumeBuilder, store_volume
 from data_connectors.files import fetch, refuse
 from data_connectors.items import Identity, PixelFacts, Refused
@@ -44,6 +44,8 @@ class LoadedSeries:
     identity: Identity
     names: tuple[str, ...]
     """The files used, one a slice, in their order along the normal of the slices."""
+    frames: tuple[int, ...]
+    """Which frame of its file each slice is, from 0."""
     frame: Canonical
     """How the stack became the volume: `frame.view(volume.array)[k]` are the pixels, [row,
     column] as they were acquired, of `names[k]` (moved within their plane if resampled)."""
@@ -96,15 +98,16 @@ def load_series(
         return
     yield from refused
     yield from (_copy(name) for slot in built.slots for name in slot.names[1:])
-    first, middle = built.slots[0], built.slots[len(built.slots) // 2]
+    first = built.slots[0]
     yield LoadedSeries(
-        volume=replace(built.volume, unit=first.meaning.unit, window=middle.meaning.window),
+        volume=built.stacked.volume,
         kind="image" if built.image else "volume",
         header=first.header,
         identity=first.identity,
         names=tuple(slot.names[0] for slot in built.slots),
-        frame=built.frame,
-        resampled=built.resampled,
+        frames=(0,) * len(built.slots),
+        frame=built.stacked.frame,
+        resampled=built.stacked.resampled,
         part=part,
         pixels=reduce(or_, (slot.pixels for slot in built.slots)),
     )
@@ -115,26 +118,26 @@ def read_series(
 ) -> Iterator[Assembled | Refused]:
     """What `load_series` gives, as it goes into the dataset."""
     for loaded in load_series(source, names, part=part):
-        if isinstance(loaded, Refused):
-            yield loaded
-            continue
-        if loaded.kind == "image":
-            plane = loaded.header.plane
-            spacing = None if plane is None else plane.spacing
-            stored = store_grey(loaded.volume.array[0], loaded.volume.window, spacing)
-        else:
-            stored = store_volume(loaded.volume, part=part)
-        inputs = tuple(sorted(loaded.names))
-        yield Assembled(loaded.kind, stored, loaded.header, loaded.identity, inputs, loaded.pixels)
+        yield loaded if isinstance(loaded, Refused) else assembled(loaded)
+
+
+def assembled(loaded: LoadedSeries) -> Assembled:
+    """A loaded series as it goes into the dataset."""
+    if loaded.kind == "image":
+        plane = loaded.header.plane
+        spacing = None if plane is None else plane.spacing
+        stored = store_grey(loaded.volume.array[0], loaded.volume.window, spacing)
+    else:
+        stored = store_volume(loaded.volume, part=loaded.part)
+    inputs = tuple(sorted(set(loaded.names)))
+    return Assembled(loaded.kind, stored, loaded.header, loaded.identity, inputs, loaded.pixels)
 
 
 class _Built(NamedTuple):
-    volume: Volume
-    frame: Canonical
+    stacked: Stacked
     slots: list[Slot]
     """In the order of the stack."""
     image: bool
-    resampled: bool
 
 
 def _assemble(
@@ -150,36 +153,19 @@ def _assemble(
         ordered = [slots[index] for index in grid.order]
         first = ordered[0].header
         shape = (len(ordered), first.rows, first.columns)
-        frame = canonical(grid.affine, shape, grid.positions_mm)
+        unit = ordered[0].meaning.unit
         image = alone and (
-            ordered[0].meaning.unit == "raw" or first.plane is None or frame.axes[0] != 0
+            unit != "HU" or first.plane is None or canonical(grid.affine, shape).axes[0] != 0
         )
-        resampled = source.tilt == "resample" and grid.tilted
-        if image or resampled:
-            frame = as_acquired(grid.affine)
-        builder = VolumeBuilder(frame, shape)
+        builder = begin(source, grid, shape, image=image)
         broken = _fill(source, builder, ordered)
         refused += [refuse(error, (name,)) for name, error in sorted(broken.items())]
         for slot in slots:
             slot.names = [name for name in slot.names if name not in broken]
         if all(slot.names for slot in slots):
-            volume = builder.finish(ordered[0].meaning.unit, None)
-            if resampled:
-                volume, frame = _without_tilt(source, volume, grid)
-            return _Built(volume, frame, ordered, image, resampled)
+            window = ordered[len(ordered) // 2].meaning.window
+            return _Built(finish(source, builder, grid, unit, window), ordered, image)
         slots[:] = [slot for slot in slots if slot.names]
-
-
-def _without_tilt(source: DicomSource, tilted: Volume, grid: Grid) -> tuple[Volume, Canonical]:
-    """A volume as acquired on the orthogonal grid nearest to it, in the patient's axes."""
-    shape = (tilted.array.shape[0], tilted.array.shape[1], tilted.array.shape[2])
-    straight, room = straightened(grid, shape)
-    check_size(source, *room)
-    outside = AIR_HU if tilted.unit == "HU" else float(tilted.array.min())
-    moved = straighten(tilted.array, grid, outside)
-    frame = canonical(straight.affine, room, straight.positions_mm)
-    array = frame.reorient(moved)
-    return Volume(array, frame.affine, tilted.unit, None, frame.positions_mm), frame
 
 
 def _grid(source: DicomSource, slots: list[Slot], alone: bool) -> Grid:
@@ -196,35 +182,9 @@ def _grid(source: DicomSource, slots: list[Slot], alone: bool) -> Grid:
         if header.plane is None:
             return Grid((0,), np.eye(4))
         return single(header.plane, slots[0].thickness)
-    if len(slots) < source.min_slices:
-        raise GeometryError(
-            "too few slices for a volume", code="series-too-short",
-            got=len(slots), limit=source.min_slices,
-        )  # fmt: skip
     check_size(source, len(slots), header.rows, header.columns)
-    return stack(
-        [slot.header.plane for slot in slots],
-        tolerance_mm=source.spacing_tolerance_mm,
-        keep_tilt=source.tilt != "refuse",
-        keep_irregular=source.irregular == "keep",
-        labels=[slot.label for slot in slots],
-    )
-
-
-def check_size(source: DicomSource, slices: int, rows: int, columns: int) -> None:
-    """Refuse a volume that is larger than the source allows, before it is allocated.
-
-    Raises:
-        GeometryError: `dicom-too-large`.
-    """
-    size = slices * rows * columns * 2
-    if slices > source.max_frames or size > source.max_bytes:
-        raise GeometryError(
-            "the volume would be too large", code="dicom-too-large",
-            got=f"{slices} slices, {size} bytes",
-            limit=f"{source.max_frames} slices, {source.max_bytes} bytes",
-            next_step="raise max_frames or max_bytes if it is genuine",
-        )  # fmt: skip
+    planes = [slot.header.plane for slot in slots]
+    return grid_of(source, planes, [slot.label for slot in slots])
 
 
 def _check_uniform(slots: list[Slot]) -> None:

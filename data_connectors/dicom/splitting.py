@@ -6,7 +6,7 @@ visits the same two places.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -37,10 +37,16 @@ class Leaf:
 class _Rules:
     tolerance_mm: float
     keep_irregular: bool
+    names: Sequence[str]
+    """What the values of `Header.passes` are."""
 
 
 def split_series(
-    members: list[Header], *, tolerance_mm: float, keep_irregular: bool
+    members: list[Header],
+    *,
+    tolerance_mm: float,
+    keep_irregular: bool,
+    names: Sequence[str] = PASS_NAMES,
 ) -> list[Leaf] | None:
     """One leaf if the series is a stack as it is, several if it splits cleanly, else None.
 
@@ -48,10 +54,11 @@ def split_series(
         members: One header an instance.
         tolerance_mm: How far a slice may lie from a regular grid.
         keep_irregular: Whether an uneven stack is one, too.
+        names: What the values of `Header.passes` are, in order of trust.
     """
     if len(members) == 1:
         return [Leaf(tuple(members))]
-    rules = _Rules(tolerance_mm, keep_irregular)
+    rules = _Rules(tolerance_mm, keep_irregular, names)
     kinds = by_kind(members)
     if len(kinds) > 1:
         return _kinds_apart(kinds, rules)
@@ -121,7 +128,7 @@ def _partitions(members: list[Header], rules: _Rules) -> Iterator[tuple[Parts, i
     along = _along(members)
     elsewhere: list[Parts] = []
     seen: set[frozenset[frozenset[str]]] = set()
-    for number, name in enumerate(PASS_NAMES):
+    for number, name in enumerate(rules.names):
         groups: dict[str, list[Header]] = {}
         for member in members:
             groups.setdefault(member.passes[number], []).append(member)
@@ -136,7 +143,7 @@ def _partitions(members: list[Header], rules: _Rules) -> Iterator[tuple[Parts, i
         elif name not in WEAK and _told_apart(places, rules):
             elsewhere.append(parts)
     for name in WEAK:
-        ranked = _by_rank(members, along, name)
+        ranked = _by_rank(members, along, rules.names.index(name), name)
         if ranked is not None:
             yield ranked, 2
     yield from ((parts, _PROOF) for parts in elsewhere)
@@ -195,13 +202,14 @@ def _spacing(chain: list[list[float]]) -> float:
     return float(np.median(steps)) if steps else 0.0
 
 
-def _by_rank(members: list[Header], along: dict[str, float], name: str) -> Parts | None:
+def _by_rank(
+    members: list[Header], along: dict[str, float], number: int, name: str
+) -> Parts | None:
     """The k-th in time at every place together, if every place is visited equally often.
 
     Trigger times are phases of one cycle, so their rank decides (cycles vary in length); for
     times of day all of one pass must have been before all of the next.
     """
-    number = PASS_NAMES.index(name)
     times: dict[str, float] = {}
     for member in members:
         try:
