@@ -90,6 +90,7 @@ def run(folder: Path, written: Counter[str], workers: int) -> dict[str, Any]:
     config = {
         "reader_timeout_s": LIMIT_S,
         "reader_memory_mb": MEMORY_MB,
+        "deid": {"burned_in": "accept"},  # what a person would have to look at is stored, too
         "sources": [
             {"kind": "dicom", "name": "scans", "path": "in/dicom", "allow_missing_patient": True},
             {"kind": "images", "name": "pictures", "path": "in/images", "patient_per_image": True},
