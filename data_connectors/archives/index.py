@@ -94,6 +94,11 @@ def build_index(found: Iterable[Raw]) -> Index:
 
 def broken(failure: Exception) -> InputError:
     """The error of an archive whose bytes make no sense; the failure's own text is dropped."""
+    if isinstance(failure, MemoryError):
+        return InputError(
+            "it does not fit into memory once decompressed", code="reader-out-of-memory",
+            next_step="raise reader_memory_mb if it is genuine",
+        )  # fmt: skip
     return InputError(
         f"the archive cannot be read to its end ({type(failure).__name__})",
         code="archive-broken",

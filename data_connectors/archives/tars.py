@@ -50,6 +50,7 @@ class Plain:
         """
         if start > self._size:
             raise EOFError
+        count = min(count, self._size - start)  # a buffer for what is not there is not asked for
         parts = []
         while count > 0 and (part := os.pread(self._descriptor, count, start)):
             parts.append(part)

@@ -85,6 +85,8 @@ def _decode(data: bytes, max_pixels: int) -> tuple[Image.Image, str, bool]:
                 got=f"{image.width} x {image.height}", limit=max_pixels,
                 next_step="raise max_pixels if it is genuine",
             )  # fmt: skip
+        if kind == "JPEG" and 8 * len(data) < (image.width // 8) * (image.height // 8):
+            raise EOFError  # the coarsest code spends a bit on each block of 8 x 8 (ITU-T T.81)
         image.load()
         turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
         return (ImageOps.exif_transpose(image) if turned else image), kind, turned

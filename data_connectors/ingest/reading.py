@@ -99,8 +99,8 @@ def _read(task: Task, spool: BufferedIOBase) -> str:
                     refused.append(judged)
                     continue
                 visuals.append(_spooled(replace(judged, identity=identity), task.names, spool))
-            except InputError as error:
-                refused.append(refuse(error, item.inputs))
+            except Exception as error:
+                refused.append(_why(error, item.inputs))
     rest = tuple(name for name in task.unit.inputs if name not in claimed)
     if rest:
         refused.append(Refused(
@@ -140,25 +140,32 @@ def _guarded(task: Task) -> Iterator[Item]:
         for item in connector_of(task.source).read(task.source, task.unit):
             claimed.update(item.inputs)
             yield item
-    except InputError as error:
+    except Exception as error:
         rest = tuple(name for name in task.unit.inputs if name not in claimed)
-        yield refuse(error, rest or task.unit.inputs)
-    except MemoryError:
-        rest = tuple(name for name in task.unit.inputs if name not in claimed)
-        yield Refused(
+        yield _why(error, rest or task.unit.inputs)
+
+
+def _why(error: Exception, inputs: tuple[str, ...]) -> Refused:
+    """An exception as the refusal of its inputs.
+
+    Raises:
+        OSError: The disk is full; the unit is not to blame.
+    """
+    if isinstance(error, InputError):
+        return refuse(error, inputs)
+    if isinstance(error, MemoryError):
+        return Refused(
             "reader-out-of-memory", "reading it takes more memory than reader_memory_mb",
-            "raise reader_memory_mb if it is genuine", rest or task.unit.inputs,
+            "raise reader_memory_mb if it is genuine", inputs,
         )  # fmt: skip
-    except (Exception, RecursionError) as error:
-        if disk_is_full(error):
-            raise  # the unit is not to blame
-        rest = tuple(name for name in task.unit.inputs if name not in claimed)
-        yield Refused(
-            "reader-failed",
-            f"the reader failed with {type(error).__name__}",  # its message may quote the file
-            "check the file with another reader; report it if that one can read it",
-            rest or task.unit.inputs,
-        )
+    if disk_is_full(error):
+        raise error
+    return Refused(
+        "reader-failed",
+        f"the reader failed with {type(error).__name__}",  # its message may quote the file
+        "check the file with another reader; report it if that one can read it",
+        inputs,
+    )
 
 
 def _spooled(item: VisualItem, names: Pseudonyms, spool: BufferedIOBase) -> Stored:

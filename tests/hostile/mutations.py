@@ -47,12 +47,16 @@ def mutate(data: bytes, kind: str, number: int, rng: random.Random) -> bytes:
         number: Makes the identifiers of most DICOM objects differ, so that each stands alone.
         rng: Decides everything.
     """
-    if kind in ("dicom", "gz") and rng.random() < 0.75:
+    if kind in ("dicom", "gz") and rng.random() < 0.9:
         data = _own_identity(data, number)
     if kind == "dicom" and rng.random() < 0.35:
         data = _lie(data, rng) or data
         if rng.random() < 0.7:
             return data
+    if kind == "dicom" and rng.random() < 0.4:  # the header stays whole, so that it is decoded
+        changed = bytearray(data)
+        _pixels(changed, rng)
+        return bytes(changed)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         ways: tuple[Callable[[bytearray, random.Random], None], ...]
         ways = (_bits, _bytes, _cut, _splice, _number, _special, _repeat)
