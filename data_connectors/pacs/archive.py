@@ -160,7 +160,7 @@ class Wanted:
         first, last = self.config.studied_from, self.config.studied_to
         if not (first or last):
             return ""
-        return f"{first:%Y%m%d}-" * bool(first) + "-" * (not first) + f"{last:%Y%m%d}" * bool(last)
+        return "-".join(day.strftime("%Y%m%d") if day else "" for day in (first, last))
 
 
 def group_patients(rows: Sequence[Study]) -> dict[str, tuple[str, ...]]:

@@ -7,6 +7,7 @@ here the socket of every association is read through a gate.
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import threading
 import time
@@ -26,6 +27,8 @@ STUDY_MOVE: Final = UID("1.2.840.10008.5.1.4.1.2.2.2")
 STUDY_GET: Final = UID("1.2.840.10008.5.1.4.1.2.2.3")
 MAX_CONTEXTS: Final = 128
 """Presentation contexts of one association (PS3.8 9.3.2.2: odd numbers up to 255)."""
+_QUICK_ACK: Final[int] = getattr(socket, "TCP_QUICKACK", 0)
+"""Linux alone has it."""
 _PLAIN: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 _IMAGE: Final = "1.2.840.10008.5.1.4.1.1."
@@ -76,6 +79,7 @@ class Gate:
         """For `EVT_CONN_OPEN`: stand between pynetdicom and its socket."""
         wrapped = event.assoc.dul.socket
         wrapped.socket.settimeout(self._pacer.pace.silence_timeout_s)
+        wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         wrapped.recv = lambda count: self._read(wrapped.socket, count)
 
     def _read(self, sock: Any, count: int) -> bytearray:
@@ -90,6 +94,8 @@ class Gate:
             if not piece:
                 break
             data += piece
+            if _QUICK_ACK:  # the kernel forgets it; without it, every message of a peer waits 40 ms
+                sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
         self._pacer.received(len(data))
         return data
 

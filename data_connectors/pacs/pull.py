@@ -176,7 +176,8 @@ class _Pull:
             if complete:
                 break
             idle = 0 if len(now.stored) > len(entry.stored) else idle + 1
-            whole = bool(whole and trouble and not now.stored)
+            # Some archives fail at whole series alone, so that is tried twice at most.
+            whole = whole and isinstance(trouble, Interrupted) and not now.stored and idle < 2
             if idle > (self.source.pace.retries if isinstance(trouble, Interrupted) else 1):
                 self.archive.check()  # an archive that is down has refused nothing
                 break

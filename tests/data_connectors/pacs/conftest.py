@@ -11,9 +11,13 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -100,11 +104,15 @@ class Orthanc:
             check=True, timeout=120, capture_output=True,
         )  # fmt: skip
 
+    def upload(self, file: bytes) -> None:
+        """Store one file as it is."""
+        self.rest("/instances", method="POST", body=file)
+
     def rest(self, path: str, *, method: str = "GET", body: Any = None) -> Any:
         """Orthanc's own interface."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.http}{path}", method=method,
-            data=None if body is None else json.dumps(body).encode(),
+            f"http://127.0.0.1:{self.http}{path}", method=method, data=data,
             headers={"Authorization": "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()},
         )  # fmt: skip
         with urllib.request.urlopen(request, timeout=20) as answer:
@@ -214,3 +222,160 @@ def anyway(request: pytest.FixtureRequest, web: Make, dimse: Make) -> Make:
     if request.param == "dicomweb":
         return web
     return lambda **keys: dimse(retrieve=request.param, **keys)
+
+
+class Fake:
+    """A web server on loopback that answers what a test tells it, and remembers what it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, dict[str, str]]] = []
+        self.answer: Callable[[BaseHTTPRequestHandler], None] = lambda handler: None
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                fake.seen.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
+                with suppress(OSError):
+                    fake.answer(self)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/dicom-web"
+
+    @property
+    def paths(self) -> list[str]:
+        return [path for path, _ in self.seen]
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def reply(
+    handler: BaseHTTPRequestHandler, body: bytes = b"", *, status: int = 200, kind: str = "",
+    length: int | None = None, **headers: str,
+) -> None:  # fmt: skip
+    """Send one answer; `length` may lie."""
+    handler.send_response(status)
+    if kind:
+        handler.send_header("Content-Type", kind)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Content-Length", str(len(body) if length is None else length))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def multipart(files: list[bytes], *, end: bool = True) -> bytes:
+    head = b"--b0undary\r\nContent-Type: application/dicom\r\n\r\n"
+    return b"".join(head + file + b"\r\n" for file in files) + b"--b0undary--" * end
+
+
+MULTIPART = 'multipart/related; type="application/dicom"; boundary=b0undary'
+
+
+class FakeArchive:
+    """A well-behaved DICOMweb archive of some datasets; tests bend parts of it."""
+
+    page_cap = 1000
+
+    def __init__(self, datasets: list[Dataset], folder: Path) -> None:
+        self.files = {str(d.SOPInstanceUID): encoded(d, folder) for d in datasets}
+        self.rows = [self._row(d) for d in datasets]
+        self.counts = True
+
+    def __call__(self, handler: BaseHTTPRequestHandler) -> None:
+        path, _, query = handler.path.partition("?")
+        parts = path.removeprefix("/dicom-web/").split("/")
+        keys = dict(parse_qsl(query))
+        match parts:
+            case ["studies"]:
+                self.listing(handler, self.level("0020000D"), keys)
+            case ["studies", study, "series"]:
+                rows = [r for r in self.level("0020000E") if r["0020000D"]["Value"] == [study]]
+                self.listing(handler, rows, keys)
+            case ["studies", _, "series", series, "instances"]:
+                rows = [r for r in self.rows if r["0020000E"]["Value"] == [series]]
+                self.listing(handler, rows, keys)
+            case ["studies", _, "series", series]:
+                self.whole(handler, [
+                    r["00080018"]["Value"][0] for r in self.rows
+                    if r["0020000E"]["Value"] == [series]
+                ])  # fmt: skip
+            case ["studies", _, "series", _, "instances", uid]:
+                self.one(handler, uid)
+            case _:
+                reply(handler, status=404)
+
+    def listing(self, handler: Any, rows: list[Any], keys: dict[str, str]) -> None:
+        start = int(keys.get("offset", 0))
+        count = min(int(keys.get("limit", 100)), self.page_cap)
+        page = rows[start : start + count]
+        reply(handler, json.dumps(page).encode(), kind="application/dicom+json")
+
+    def whole(self, handler: Any, uids: list[str]) -> None:
+        reply(handler, multipart([self.files[uid] for uid in uids]), kind=MULTIPART)
+
+    def one(self, handler: Any, uid: str) -> None:
+        if uid in self.files:
+            reply(handler, multipart([self.files[uid]]), kind=MULTIPART)
+        else:
+            reply(handler, status=404)
+
+    def level(self, tag: str) -> list[Any]:
+        """One row a study or series."""
+        found: dict[str, Any] = {}
+        for row in self.rows:
+            found.setdefault(row[tag]["Value"][0], row)
+        return list(found.values())
+
+    def _row(self, dataset: Dataset) -> dict[str, Any]:
+        tags = {
+            "00080016": "SOPClassUID", "00080018": "SOPInstanceUID", "00080020": "StudyDate",
+            "00080050": "AccessionNumber", "00080060": "Modality", "00081030": "StudyDescription",
+            "0008103E": "SeriesDescription", "00100020": "PatientID",
+            "0020000D": "StudyInstanceUID", "0020000E": "SeriesInstanceUID",
+        }  # fmt: skip
+        return {tag: {"vr": "XX", "Value": [str(dataset.get(key))]} for tag, key in tags.items()}
+
+
+@pytest.fixture
+def fake() -> Iterator[Callable[[], Fake]]:
+    """`fake()` starts another web server."""
+    started: list[Fake] = []
+
+    def start() -> Fake:
+        started.append(Fake())
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+@pytest.fixture
+def faked(fake: Callable[[], Fake], tmp_path: Path) -> Callable[..., tuple[Any, Fake]]:
+    """`faked(answer, **keys)`: a config for a web server that answers so, and the server."""
+    secret = tmp_path / "secret"
+    secret.write_text(f"{USER}:{PASSWORD}")
+    secret.chmod(0o600)
+
+    def make(answer: Callable[[Any], None], **keys: Any) -> tuple[DicomwebSource, Fake]:
+        server = fake()
+        server.answer = answer
+        return DicomwebSource(**{
+            "name": "pacs", "url": server.url, "credentials": {"file": secret},
+            "pace": FAST | keys.pop("pace", {}),
+        } | keys), server  # fmt: skip
+
+    return make
