@@ -136,6 +136,7 @@ class Store:
         if known is not None and known.state == "pacs-uid-conflict":
             return False
         place.parent.mkdir(exist_ok=True, mode=0o700)
+        path.chmod(0o600)
         _sync(path)
         os.replace(path, place)
         self.ledger.put(key, uid, STORED, sha256, size)

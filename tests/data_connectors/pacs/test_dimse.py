@@ -159,8 +159,10 @@ def test_sub_operations_that_fail_refuse_the_series_with_counts(tmp_path):
     assert [(r.code, len(r.inputs)) for r in made.refused] == [("pacs-incomplete", 3)]
 
 
-@pytest.mark.parametrize(("status", "code"), [(0xA700, "pacs-unreachable"), (0xA900, "pacs-refused"),
-                                              (0xC001, "pacs-refused")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(0xA700, "pacs-unreachable"), (0xA900, "pacs-refused"), (0xC001, "pacs-refused")],
+)
 def test_a_query_that_fails_ends_the_pull(tmp_path, status, code):
     scp = Scp(series(1, 1))
     scp.final = status
@@ -267,7 +269,9 @@ def listening(tmp_path):
     listener.close()
 
 
-def send(source: DimseSource, dataset: Dataset, *, us: str = "ARCHIVE", them: str = "MEDVLP") -> Any:
+def send(
+    source: DimseSource, dataset: Dataset, *, us: str = "ARCHIVE", them: str = "MEDVLP"
+) -> Any:
     """The status of a C-STORE to our listener; None if there is no association."""
     entity = AE(ae_title=us)
     entity.add_requested_context(CT, ExplicitVRLittleEndian)
@@ -365,4 +369,3 @@ def test_compressed_files_come_as_they_are_stored(orthanc, dimse, tmp_path):
         assert made.instances == 2
         for file in (tmp_path / how / "dicom").rglob("*.dcm"):
             assert pydicom.dcmread(file).file_meta.TransferSyntaxUID == JPEGLSLossless
-

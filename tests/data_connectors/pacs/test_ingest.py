@@ -18,11 +18,8 @@ import pydicom
 import pytest
 import yaml
 
-from data_connectors.config import IngestConfig
-from data_connectors.dataset.store import Dataset
-from data_connectors.ingest.run import ingest
 from data_connectors.pacs.source import ArchiveSource
-from tests.data_connectors.pacs.conftest import PASSWORD, slice_of, write
+from tests.data_connectors.pacs.conftest import slice_of, write
 
 REPO = Path(__file__).resolve().parents[3]
 SERIES, SLICES = 200, 3
