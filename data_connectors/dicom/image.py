@@ -44,7 +44,7 @@ def grey_picture(stored: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, Wind
     A VOI table is applied where the header names no window beside it (many radiographs): two
     numbers could not carry it, and without it the picture is not the one that was read.
     """
-    meaning = meaning_of(dataset)
+    meaning = meaning_of(dataset).unscaled()
     table = voi_table_of(dataset) if meaning.unit == "raw" and not has_window(dataset) else None
     if table is None:
         return meaning.apply(stored), meaning.window

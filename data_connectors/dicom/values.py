@@ -65,6 +65,19 @@ class Meaning:
             self, slope=slope, intercept=intercept, unit=unit, window=window, inverse=False
         )
 
+    def unscaled(self) -> Meaning:
+        """The same picture in whole numbers, where a rescale without unit would make fractions.
+
+        An image file holds whole numbers only: those that were stored lose nothing in it.
+        """
+        whole_numbers = float(self.slope).is_integer() and float(self.intercept).is_integer()
+        if self.unit != "raw" or self.table is not None or self.ends is None or whole_numbers:
+            return self
+        step, window = abs(self.slope), self.window
+        if window is not None:
+            window = ((window[0] - self.intercept) / step, window[1] / step)
+        return replace(self, slope=self.slope / step, intercept=0.0, window=window)
+
     def turned(self, window: Window | None) -> Window | None:
         """A window of the rescaled values as one of what `apply` gives."""
         if window is None or not self.inverse or self.ends is None:
@@ -81,8 +94,11 @@ class Meaning:
         if self.ends is None:
             finite = values[np.isfinite(values)]
             return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-        low, high = sorted(float(end) for end in self._forward(np.array(self.ends)))
-        return low, high
+        if self.table is None:
+            found = [end * self.slope + self.intercept for end in self.ends]
+        else:
+            found = [float(value) for value in self.table(np.array(self.ends))]
+        return min(found), max(found)
 
 
 def meaning_of(

@@ -317,3 +317,28 @@ def test_radiograph_with_a_voi_table_is_stored_as_it_is_read(
 def test_narrow_changes_nothing_that_is_whole(values: np.ndarray) -> None:
     np.testing.assert_array_equal(narrow(np.rint(values)), np.rint(values))
     np.testing.assert_allclose(narrow(values), values, rtol=1e-7, atol=1e-30)
+
+
+@pytest.mark.parametrize("slope", [0.684, -0.684])
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_image_with_a_fractional_slope_keeps_its_stored_values(
+    ingest: Any, tmp_path: Path, write_dicom: Any, slope: float, photometric: str
+) -> None:
+    """Rescaled values would be rounded in a PNG; the stored ones and a moved window are exact."""
+    stored = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
+    header = {
+        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1", "Modality": "CR", "RescaleSlope": slope,
+        "RescaleIntercept": 200, "BitsStored": 12, "HighBit": 11, "WindowCenter": 900,
+        "WindowWidth": 400, "PhotometricInterpretation": photometric,
+    }  # fmt: skip
+    write_dicom(tmp_path / "x", stored, **header)
+    visual = ingest(tmp_path).only
+    shown = pixels_of(visual).astype(int)
+    rising = (slope > 0) == (photometric == "MONOCHROME2")
+    np.testing.assert_array_equal(shown - shown.min(), (stored if rising else 4032 - stored))
+    centre, width = visual.geometry.window
+    grey = np.clip((shown - centre) / width + 0.5, 0, 1)
+    expected = np.clip((stored * slope + 200 - 900) / 400 + 0.5, 0, 1)
+    if photometric == "MONOCHROME1":
+        expected = 1 - expected
+    np.testing.assert_allclose(grey, expected, atol=1e-9)
