@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from mutations import mutate  # noqa: E402
-from seeds import choose, collect  # noqa: E402
+from seeds import choose, collect, pools  # noqa: E402
 
 ROOT = HERE.parents[1]
 SHARED = ROOT.parent / "shared" / "data" / "dicom"
@@ -68,7 +68,7 @@ def main() -> int:
 
 def write_inputs(folder: Path, files: int, seed: int, shared: Path) -> Counter[str]:
     """The damaged files: `dicom/` and `images/`, named by their numbers."""
-    seeds = collect(shared)
+    seeds = pools(collect(shared))
     written: Counter[str] = Counter()
     for number in range(files):
         rng = random.Random(f"{seed}-{number}")

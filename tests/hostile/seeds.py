@@ -104,11 +104,17 @@ def _nifti() -> list[Seed]:
     return seeds
 
 
-def choose(seeds: list[Seed], rng: random.Random) -> Seed:
-    """One of them: DICOM objects in nine of twelve cases, most with pixels; other kinds alike."""
-    kinds = sorted({seed.kind for seed in seeds})
-    kind = "dicom" if rng.random() < 0.75 else rng.choice(kinds)
-    found = [seed for seed in seeds if seed.kind == kind]
-    if kind == "dicom" and rng.random() < 0.9:
-        found = [seed for seed in found if PIXELS[0] in seed.data or PIXELS[1] in seed.data]
-    return rng.choice(found)
+def pools(seeds: list[Seed]) -> dict[str, list[Seed]]:
+    """Seeds by kind, and DICOM objects with pixels apart."""
+    found: dict[str, list[Seed]] = {"pixels": []}
+    for seed in seeds:
+        found.setdefault(seed.kind, []).append(seed)
+        if seed.kind == "dicom" and any(tag in seed.data for tag in PIXELS):
+            found["pixels"].append(seed)
+    return found
+
+
+def choose(seeds: dict[str, list[Seed]], rng: random.Random) -> Seed:
+    """One of the pools' seeds: DICOM objects mostly, most of them with pixels."""
+    kind = rng.choice(sorted(seeds)) if rng.random() < 0.25 else "dicom"
+    return rng.choice(seeds["pixels" if kind == "dicom" and rng.random() < 0.9 else kind])

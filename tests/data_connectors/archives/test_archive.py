@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from data_connectors.archives.archive import Archive, open_archive
 from data_connectors.archives.expanded import Expanded
+from data_connectors.archives.index import ARCHIVE_SUFFIXES
 from medvlp.errors import InputError
 
 NAMES = st.text(
@@ -68,7 +69,7 @@ def test_what_was_packed_comes_out(tmp_path, members, form, ending):
     names = {str(Path(name)) for name in members}
     if len(names) < len(members) or "." in names or any(n.endswith("/") for n in members):
         return
-    if any(name.lower().endswith((".zip", ".tar", ".tgz", ".gz")) for name in members):
+    if any(name.lower().endswith(ARCHIVE_SUFFIXES) for name in members):  # not entered
         return
     path = tmp_path / f"in.{ending}"
     if ending == "tar":
@@ -245,3 +246,35 @@ def test_an_unreadable_directory_size_is_refused_before_it_is_read(tmp_path):
     struct.pack_into("<I", data, len(data) - 10, 1 << 30)
     path.write_bytes(data)
     assert codes(path) == {"*": "archive-too-many-members"}
+
+
+def test_members_that_overlap_are_refused(tmp_path):
+    path = tmp_path / "in.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(5000))
+    data = path.read_bytes()
+    start, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    entries = data[start:end] * 2
+    tail = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 2, 2, len(entries), start, 0)
+    path.write_bytes(data[:start] + entries + tail)
+    assert codes(path) == {"*": "archive-overlap"}
+
+
+@pytest.mark.parametrize("name", ["in.zip", "in.tar.gz"])
+def test_what_expands_beyond_reason_is_refused_unread(tmp_path, monkeypatch, name):
+    from data_connectors.archives import expanded, index, zips
+
+    path = tmp_path / name
+    if name == "in.zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for number in range(3):
+                archive.writestr(f"{number}", bytes(3_000_000))
+    else:
+        tarred(path, [(f"{k}", bytes(3_000_000)) for k in range(3)], "w:gz")
+    assert codes(path) == {}  # a thousandth of a small archive may be zeros
+    monkeypatch.setattr(index, "FREE_BYTES", 1_000_000)
+    alone = {"0", "1", "2"} if name == "in.zip" else set()
+    assert set(codes(path)) == alone
+    for module in (expanded, zips):
+        monkeypatch.setattr(module, "FREE_TOTAL", 1_000_000)
+    assert codes(path)["*"] == "archive-bomb"
