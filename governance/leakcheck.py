@@ -1,9 +1,10 @@
-"""`medvlp leakcheck`: searches any output for seeded identifiers, in every form they may take.
+"""`medvlp leakcheck`: searches any output for identifiers, in every form they may take.
 
 Seed identifiers that exist nowhere else (canaries) in the inputs, run the whole pipeline,
-failures included, and search everything it wrote. Looks into folders, tar, zip, gzip, Parquet,
-SQLite, npy and PNG; as UTF-8, UTF-16, UTF-32, base64, hex, URL and JSON escapes; whatever the
-case. A canary is never printed, not even when a file is named after one.
+failures included, and search everything it wrote; or search for everybody on a patient list.
+Looks into what is packed (`leakstreams`, `leakmeta`), takes encodings off (`leakviews`) and knows
+how names, dates and numbers are written (`leakspell`). An identifier is never printed, not even
+when a file is named after one.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_connectors.deid.forms import Canaries
+from governance.leakcanaries import Canaries
+from governance.leaklists import words_of
 from governance.leakstreams import Stream, streams_of
 from medvlp.errors import ConfigError
 
 
-def leakcheck(canaries: Path, paths: Sequence[Path]) -> dict[str, Any]:
-    """Search files and folders for canaries.
+def leakcheck(
+    canaries: Path | None, paths: Sequence[Path], *, patients: Path | None = None
+) -> dict[str, Any]:
+    """Search files and folders for identifiers.
 
     Args:
         canaries: Text file, one identifier a line; empty lines and lines that begin with `# `
             do not count. The file itself is not searched.
         paths: Files and folders; folders are searched whole, names included.
+        patients: A patient list (see `leaklists.read_patients`); not searched itself either.
 
     Returns:
         `hits` (pairs of a file and a canary), `files` (names of the files with hits, canaries in
@@ -36,7 +41,10 @@ def leakcheck(canaries: Path, paths: Sequence[Path]) -> dict[str, Any]:
     Raises:
         ConfigError: A path does not exist, or there is nothing to search for.
     """
-    known = read_canaries(canaries)
+    known = Canaries(words_of(canaries, patients))
+    if not len(known):
+        raise ConfigError("the files name nothing to search for", code="canaries-empty")
+    lists = {path.resolve() for path in (canaries, patients) if path is not None}
     for root in paths:
         if not root.exists():
             raise ConfigError("no such file or folder", code="path-missing", got=root)
@@ -44,7 +52,7 @@ def leakcheck(canaries: Path, paths: Sequence[Path]) -> dict[str, Any]:
     files: list[str] = []
     unopened: list[str] = []
     for name, path in _files(paths):
-        if path is not None and path.resolve() == canaries.resolve():
+        if path is not None and path.resolve() in lists:
             continue
         found = set(known.find(name.encode("utf-8", "surrogateescape")))
         if path is not None:
@@ -64,20 +72,6 @@ def leakcheck(canaries: Path, paths: Sequence[Path]) -> dict[str, Any]:
         "bytes": size,
         "canaries": len(known), "too_short": known.too_short,
     }  # fmt: skip
-
-
-def read_canaries(path: Path) -> Canaries:
-    """Read a canary file.
-
-    Raises:
-        ConfigError: It holds no identifier long enough to search for.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    words = [line.strip() for line in lines if line.strip() and not line.startswith("# ")]
-    known = Canaries(words)
-    if not len(known):
-        raise ConfigError("the canary file names nothing to search for", code="canaries-empty")
-    return known
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[str, Path | None]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
-import io
 import lzma
 import sqlite3
-import struct
 import tarfile
 import tempfile
 import zipfile
@@ -16,21 +15,34 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError,
-               tarfile.TarError, zipfile.BadZipFile, pa.ArrowException)  # fmt: skip
-"""What damaged and encrypted archives and unknown compression raise."""
+from governance import leakmeta
+from governance.leakmeta import MOST, Closed, pieces
+
 Stream = Iterable[bytes]
-Closed = Callable[[], None]
-PIECE = 4 << 20
-DEPTH = 4
+DEPTH: Final = 5
 """Archives inside archives are opened this deep."""
-MOST = 4 << 30
-"""Bytes that one compressed stream may grow to before the rest is left."""
+_UNREADABLE: Final = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error,
+                      lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile,
+                      pa.ArrowException)  # fmt: skip
+"""What damaged and encrypted archives and unknown compression raise."""
+_HEAD: Final = 1024
+_SQLITE: Final = b"SQLite format 3\0"
+_COMPRESSED: Final[dict[bytes, Callable[[Any], Any]]] = {
+    b"\x1f\x8b": partial(gzip.GzipFile, None, "rb", 9),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(file, "zstd"),
+    b"\x04\x22\x4d\x18": lambda file: pa.CompressedInputStream(file, "lz4"),
+}
+_ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06")
+_PACKED: Final = (*_COMPRESSED, *_ZIP, b"PAR1", b"ARROW1", b"\x89PNG\r\n\x1a\n", b"GIF8", b"%PDF",
+                  _SQLITE)  # fmt: skip
+_FOREIGN: Final = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"LZIP", b"\x1f\x9d", b"\x89HDF\r\n")
+"""Formats that nothing here can open."""
 
 
 def streams_of(path: Path, closed: Closed) -> Iterator[Stream]:
@@ -42,44 +54,83 @@ def streams_of(path: Path, closed: Closed) -> Iterator[Stream]:
             unknown way, damaged, or packed too deep. Such a part is searched only as it lies there.
     """
     with path.open("rb") as file:
-        yield _pieces(file)
+        yield pieces(file)
         file.seek(0)
-        head = file.read(16)
-        if head.startswith(b"SQLite format 3\0"):
+        head = file.read(_HEAD)
+        if head.startswith(_SQLITE):
             yield _sqlite(path, closed)
         file.seek(0)
         yield from _inside(file, head, DEPTH, closed)
 
 
-def _pieces(file: Any, most: int | None = None) -> Iterator[bytes]:
-    left = most
-    while piece := file.read(PIECE if left is None else min(PIECE, left)):
-        yield piece
-        if left is not None:
-            left -= len(piece)
-
-
 def _inside(file: BinaryIO, head: bytes, depth: int, closed: Closed) -> Iterator[Stream]:
     """The streams packed in a file; damaged archives give what they can."""
-    packed = head.startswith((b"\x1f\x8b", b"PK\x03\x04", b"PAR1", b"\x89PNG\r\n\x1a\n"))
+    packed = head.startswith(_PACKED)
+    if head.startswith(_FOREIGN) or (packed and not depth):
+        closed()
+        return
     if not depth:
-        if packed:
-            closed()
         return
     try:
-        if head.startswith(b"\x1f\x8b"):
-            yield from _unpacked(lambda: gzip.GzipFile(fileobj=file, mode="rb"), depth, closed)
-        elif head.startswith(b"PK\x03\x04"):
-            yield from _zip(file, depth, closed)
-        elif head.startswith(b"PAR1"):
-            yield _parquet(file, closed)
-        elif head.startswith(b"\x89PNG\r\n\x1a\n"):
-            yield _png_texts(file)
-        else:
+        if (start := leakmeta.deflated_dicom(head)) is not None:
+            yield from _unpacked(
+                partial(_spooled, leakmeta.inflated(file, start, -15)), depth, closed
+            )
+        elif packed:
+            yield from _packed(file, head, depth, closed)
+        elif _is_zlib(head):
+            yield leakmeta.inflated(file, 0, 15)
+        elif head[257:262] == b"ustar" or _is_old_tar(head):
             yield from _tar(file, depth, closed)
     except _UNREADABLE:
-        if packed:  # anything else is tried as a tar, and hardly ever is one
+        if packed:  # anything else only looked like what it is not
             closed()
+
+
+def _packed(file: BinaryIO, head: bytes, depth: int, closed: Closed) -> Iterator[Stream]:
+    for magic, opened in _COMPRESSED.items():
+        if head.startswith(magic):
+            yield from _unpacked(partial(opened, file), depth, closed)
+            return
+    if head.startswith(_ZIP):
+        yield from _zip(file, depth, closed)
+    elif head.startswith(b"PAR1"):
+        yield leakmeta.parquet(file, closed)
+    elif head.startswith(b"ARROW1"):
+        yield leakmeta.arrow(file, closed)
+    elif head.startswith(b"\x89PNG"):
+        yield leakmeta.png_texts(file)
+    elif head.startswith(b"GIF8"):
+        yield leakmeta.gif_texts(file)
+    elif head.startswith(b"%PDF"):
+        yield leakmeta.pdf_streams(file, closed)
+
+
+def _is_zlib(head: bytes) -> bool:
+    """RFC 1950: a deflate stream with a header that is a multiple of 31."""
+    return len(head) > 2 and head[0] == 0x78 and int.from_bytes(head[:2], "big") % 31 == 0
+
+
+def _is_old_tar(head: bytes) -> bool:
+    """A tar without `ustar`: the header's checksum is in octal digits."""
+    summed = sum(head[:148]) + 8 * 0x20 + sum(head[156:512])
+    return len(head) >= 512 and summed == _octal(head[148:156])
+
+
+def _octal(digits: bytes) -> int:
+    try:
+        return int(digits.strip(b" \0"), 8)
+    except ValueError:
+        return -1
+
+
+@contextlib.contextmanager
+def _spooled(stream: Stream) -> Iterator[Any]:
+    with tempfile.SpooledTemporaryFile(max_size=64 << 20) as file:
+        for piece in stream:
+            file.write(piece)
+        file.seek(0)
+        yield file
 
 
 def _unpacked(
@@ -89,20 +140,20 @@ def _unpacked(
     with tempfile.SpooledTemporaryFile(max_size=64 << 20) as spool:
         try:
             with opened() as file:
-                for piece in _pieces(file, MOST):
+                for piece in pieces(file, MOST):
                     spool.write(piece)
                 if file.read(1):
                     closed()
         except _UNREADABLE:
             closed()
         spool.seek(0)
-        yield _pieces(spool)
+        yield pieces(spool)
         spool.seek(0)
-        head = spool.read(16)
-        if head.startswith(b"SQLite format 3\0"):
+        head = spool.read(_HEAD)
+        if head.startswith(_SQLITE):
             with tempfile.NamedTemporaryFile(suffix=".db") as copy:
                 spool.seek(0)
-                for piece in _pieces(spool):
+                for piece in pieces(spool):
                     copy.write(piece)
                 copy.flush()
                 yield _sqlite(Path(copy.name), closed)
@@ -111,10 +162,10 @@ def _unpacked(
 
 
 def _zip(file: BinaryIO, depth: int, closed: Closed) -> Iterator[Stream]:
-    """Names and members; one that cannot be opened does not hide the next."""
+    """Names, comments and members; one that cannot be opened does not hide the next."""
     with zipfile.ZipFile(file) as archive:
         names = "\n".join(archive.namelist()).encode("utf-8", "surrogateescape")
-        yield (names,)
+        yield (names, b"\n", archive.comment, *(info.comment for info in archive.infolist()))
         for info in archive.infolist():
             if not info.is_dir():
                 yield from _unpacked(partial(archive.open, info), depth, closed)
@@ -126,37 +177,14 @@ def _tar(file: BinaryIO, depth: int, closed: Closed) -> Iterator[Stream]:
         for member in archive:
             if not member.isfile() or (handle := archive.extractfile(member)) is None:
                 continue
-            head = handle.read(16)
+            head = handle.read(_HEAD)
             handle.seek(0)
-            if head[:4] in (b"PK\x03\x04", b"PAR1", b"\x89PNG", b"SQLi") or head[:2] == b"\x1f\x8b":
+            if head.startswith(_PACKED + _FOREIGN) or _looks_inside(head):
                 yield from _unpacked(partial(contextlib.nullcontext, handle), depth, closed)
 
 
-def _parquet(file: BinaryIO, closed: Closed) -> Iterator[bytes]:
-    """Every cell: pages are compressed."""
-    try:
-        table = pq.ParquetFile(file)
-        yield repr(table.schema_arrow.metadata).encode()
-        for batch in table.iter_batches(batch_size=4096):
-            for column in batch.columns:
-                yield b"\n".join(_leaves(column.to_pylist())) + b"\n"
-    except (pa.ArrowException, OSError):
-        closed()
-
-
-def _leaves(value: Any) -> Iterator[bytes]:
-    """Every string, number and byte string in a tree of lists and structs."""
-    if isinstance(value, bytes):
-        yield value
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield str(name).encode("utf-8", "surrogateescape")
-            yield from _leaves(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _leaves(item)
-    elif value is not None and not isinstance(value, float):
-        yield str(value).encode("utf-8", "surrogateescape")
+def _looks_inside(head: bytes) -> bool:
+    return leakmeta.deflated_dicom(head) is not None or _is_zlib(head) or head[257:262] == b"ustar"
 
 
 def _sqlite(path: Path, closed: Closed) -> Iterator[bytes]:
@@ -170,23 +198,8 @@ def _sqlite(path: Path, closed: Closed) -> Iterator[bytes]:
                 quoted = name.decode("utf-8", "replace").replace('"', '""')
                 try:
                     for row in base.execute(f'SELECT * FROM "{quoted}"'):
-                        yield b"\n".join(_leaves(list(row))) + b"\n"
+                        yield b"\n".join(leakmeta.leaves(list(row))) + b"\n"
                 except sqlite3.DatabaseError:
                     closed()
     except sqlite3.DatabaseError:
         closed()
-
-
-def _png_texts(file: BinaryIO) -> Iterator[bytes]:
-    """The compressed text chunks (zTXt, iTXt) and profiles of a PNG."""
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        size, kind = struct.unpack(">I4s", head)
-        if kind not in (b"zTXt", b"iTXt", b"iCCP"):
-            file.seek(size + 4, io.SEEK_CUR)
-            continue
-        data = file.read(size)
-        file.seek(4, io.SEEK_CUR)
-        for start in (place for place, byte in enumerate(data) if byte == 0x78):
-            with contextlib.suppress(zlib.error):
-                yield zlib.decompressobj().decompress(data[start:], 16 << 20)

@@ -125,10 +125,11 @@ def _deidentify(args: argparse.Namespace) -> Summary:
 def _leakcheck(args: argparse.Namespace) -> Summary:
     from governance.leakcheck import leakcheck
 
-    summary = leakcheck(args.canaries, args.paths)
+    summary = leakcheck(args.canaries, args.paths, patients=args.patients)
     if summary["hits"]:
+        sys.stdout.write(json.dumps(summary) + "\n")
         raise MedvlpError(
-            "seeded identifiers were found in the output", code="leak-found",
+            "identifiers were found", code="leak-found",
             got=f"{summary['hits']} hits in {len(summary['files'])} files", limit=0,
             next_step=f"first file: {summary['files'][0]}",
         )  # fmt: skip
@@ -197,7 +198,7 @@ VERBS: dict[str, Verb] = {
     ),
     "leakcheck": Verb(
         _leakcheck,
-        "search any output for seeded identifiers",
+        "search any output for seeded identifiers or a patient list",
         "medvlp leakcheck --canaries hospital/canaries.txt dataset run report bundle",
     ),
     "doctor": Verb(_doctor, "what this machine has", "medvlp doctor"),
@@ -254,7 +255,9 @@ def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
             add("paths", type=Path, nargs="+", metavar="PATH",
                 help="folder, zip, tar or file of DICOM objects")  # fmt: skip
         case "leakcheck":
-            add("--canaries", type=Path, required=True, metavar="FILE")
+            add("--canaries", type=Path, metavar="FILE", help="identifiers, one a line")
+            add("--patients", type=Path, metavar="FILE",
+                help="patient list: CSV with a header, or one identifier a line")  # fmt: skip
             add("paths", type=Path, nargs="+")
     if name in ("pretrain", "interpolate"):
         add("--tracking", default=None, metavar="URI",

@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_connectors.deid.forms import Canaries, Search
+from data_connectors.deid.forms import Search
+from governance.leakcanaries import Canaries
 from governance.leakcheck import leakcheck
 from medvlp.errors import ConfigError
 
@@ -163,7 +164,7 @@ def test_a_canary_is_found_in_a_database(canaries, tmp_path):
 
 
 def test_a_canary_is_found_between_two_pieces(canaries, monkeypatch):
-    monkeypatch.setattr("governance.leakstreams.PIECE", 64)
+    monkeypatch.setattr("governance.leakmeta.PIECE", 64)
     for shift in range(64):
         assert check(canaries, b"." * shift + NUMBER.encode() + b"." * 99) == 1
 
