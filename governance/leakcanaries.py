@@ -20,6 +20,7 @@ _CODINGS: Final = ("latin-1", "cp1252", "iso8859-2", "iso8859-5", "iso8859-7", "
                    "iso2022_jp", "euc_kr", "gb18030", "big5", "utf-16-le", "utf-16-be",
                    "utf-32-le", "utf-32-be", "utf-7", "cp437", "cp850", "mac-roman")  # fmt: skip
 _FRACTION: Final = re.compile(rb"(?:^|[^0-9.])[0-9]{1,3}\.$")
+_LONGER: Final = re.compile(rb"[1-9][0-9]*$")
 _HEX_END: Final = re.compile(rb"[0-9a-f]*$")
 _HEX_START: Final = re.compile(rb"[0-9a-f]*")
 _WIDE: Final = 2048
@@ -39,17 +40,12 @@ class Canaries:
         self._spellings = [
             {spelt for spelt in every_spelling(word) if _length(spelt) >= SHORTEST} for word in kept
         ]
-        forms: dict[bytes, set[int]] = defaultdict(set)
-        digits: dict[bytes, set[int]] = defaultdict(set)
+        self._numbers: dict[bytes, set[int]] = defaultdict(set)
         for number, spelt in enumerate(self._spellings):
             for form in {form for text in spelt for form in _forms(text)}:
-                (digits if form.isdigit() else forms)[form].add(number)
-        self._search, self._digits = Search(forms), Search(digits)
-        self._digit_forms: dict[int, list[bytes]] = defaultdict(list)
-        for form, numbers in digits.items():
-            for number in numbers:
-                self._digit_forms[number].append(form)
-        self.longest = min(_WIDE, 12 * max((len(f) for f in (*forms, *digits)), default=0))
+                self._numbers[form].add(number)
+        self._search = Search(self._numbers)
+        self.longest = min(_WIDE, 12 * max((len(form) for form in self._numbers), default=0))
 
     def __len__(self) -> int:
         return len(self._spellings)
@@ -75,31 +71,27 @@ class Canaries:
         return name
 
     def _plain(self, data: bytes) -> set[int]:
-        found = self._search.find(data)
-        for place, numbers in self._digits.places(data):
-            if not numbers <= found:
-                found |= {number for number in numbers if self._stands(data, place, number)}
+        found: set[int] = set()
+        for place, form in self._search.places(data):
+            numbers = self._numbers[form]
+            if not numbers <= found and (not form.isdigit() or _stands(data, place, form)):
+                found |= numbers
         return found
 
-    def _stands(self, data: bytes, place: int, number: int) -> bool:
-        """Whether digits are a number of their own, not part of a longer one.
 
-        Zeros may stand before it, and a time may follow a date. The digits of a fraction and of
-        a digest in hex are chance.
-        """
-        before = data[max(0, place - 24) : place]
-        if re.search(rb"[1-9][0-9]*$", before):
-            return False
-        for form in self._digit_forms[number]:
-            if data.startswith(form, place):
-                after = data[place + len(form) : place + len(form) + 24]
-                fraction = _FRACTION.search(before) and not after.startswith(b".")
-                if fraction or _in_digest(before, form, after):
-                    continue
-                dated = len(form) == 8 and re.match(rb"[0-9]{4,14}", after)
-                if dated or not after[:1].isdigit():
-                    return True
+def _stands(data: bytes, place: int, form: bytes) -> bool:
+    """Whether digits are a number of their own, not part of a longer one.
+
+    Zeros may stand before it, and a time may follow a date. The digits of a fraction and of a
+    digest in hex are chance.
+    """
+    before = data[max(0, place - 24) : place]
+    after = data[place + len(form) : place + len(form) + 24]
+    fraction = _FRACTION.search(before) and not after.startswith(b".")
+    if fraction or _LONGER.search(before) or _in_digest(before, form, after):
         return False
+    dated = len(form) == 8 and re.match(rb"[0-9]{4,14}", after)
+    return bool(dated) or not after[:1].isdigit()
 
 
 def _in_digest(before: bytes, form: bytes, after: bytes) -> bool:

@@ -41,9 +41,10 @@ class Search:
     """
 
     def __init__(self, forms: Mapping[bytes, set[int]]) -> None:
-        self._by_head: dict[bytes, list[tuple[bytes, set[int]]]] = defaultdict(list)
-        for form, numbers in forms.items():
-            self._by_head[form[:HEAD]].append((form, numbers))
+        self._forms = dict(forms)
+        self._by_head: dict[bytes, list[bytes]] = defaultdict(list)
+        for form in forms:
+            self._by_head[form[:HEAD]].append(form)
         # Sixty-four slots a head keep chance hits rare; a small search builds a small table.
         self._bits = min(_WIDEST_TABLE, max(12, (64 * len(self._by_head)).bit_length()))
         self._table = np.zeros(1 << self._bits, dtype=bool)
@@ -52,17 +53,17 @@ class Search:
         self._table[self._slots(heads)] = True
         for head, found in self._by_head.items():
             word = np.array([int.from_bytes(head, "little")], np.uint32)
-            following = {form[HEAD] if len(form) > HEAD else -1 for form, _ in found}
+            following = {form[HEAD] if len(form) > HEAD else -1 for form in found}
             every = range(256) if -1 in following else following
             fifth = np.array(sorted(every), np.uint32)
             self._second[self._slots(word ^ (fifth + 1) * np.uint32(0x01000193))] = True
 
     def find(self, data: bytes) -> set[int]:
         """Numbers of the strings that occur in the data."""
-        return {number for _, numbers in self.places(data) for number in numbers}
+        return {number for _, form in self.places(data) for number in self._forms[form]}
 
-    def places(self, data: bytes) -> Iterator[tuple[int, set[int]]]:
-        """(place, numbers) of every string that occurs, in no order."""
+    def places(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """(place, string) of every string that occurs, in no order."""
         if not self._by_head:
             return
         for phase in range(min(HEAD, max(0, len(data) - HEAD + 1))):
@@ -70,9 +71,9 @@ class Search:
             words = np.frombuffer(data, "<u4", count, phase)
             hits = np.flatnonzero(self._table[self._slots(words)])
             for place in self._likely(data, words, hits, phase).tolist():
-                for form, numbers in self._by_head.get(data[place : place + HEAD], ()):
+                for form in self._by_head.get(data[place : place + HEAD], ()):
                     if data.startswith(form, place):
-                        yield place, numbers
+                        yield place, form
 
     def _likely(self, data: bytes, words: np.ndarray, hits: np.ndarray, phase: int) -> np.ndarray:
         """Places of hits whose fifth byte fits too; a hit at the very end always stays."""
