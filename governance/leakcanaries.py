@@ -20,7 +20,8 @@ _CODINGS: Final = ("latin-1", "cp1252", "iso8859-2", "iso8859-5", "iso8859-7", "
                    "iso2022_jp", "euc_kr", "gb18030", "big5", "utf-16-le", "utf-16-be",
                    "utf-32-le", "utf-32-be", "utf-7", "cp437", "cp850", "mac-roman")  # fmt: skip
 _FRACTION: Final = re.compile(rb"(?:^|[^0-9.])[0-9]{1,3}\.$")
-_LONGER: Final = re.compile(rb"[1-9][0-9]*$")
+_LONGER: Final = re.compile(rb"(?:[1-9][0-9]+|(?:^|[\t\n\r -~])[1-9])$")
+_GOES_ON: Final = re.compile(rb"[0-9](?:[0-9 -~]|[\t\n\r]+(?:[ -~]|$)|$)")
 _HEX_END: Final = re.compile(rb"[0-9a-f]*$")
 _HEX_START: Final = re.compile(rb"[0-9a-f]*")
 _WIDE: Final = 2048
@@ -83,7 +84,8 @@ def _stands(data: bytes, place: int, form: bytes) -> bool:
     """Whether digits are a number of their own, not part of a longer one.
 
     Zeros may stand before it, and a time may follow a date. The digits of a fraction and of a
-    digest in hex are chance.
+    digest in hex are chance. A single digit between it and bytes that are no text is no digit
+    but a tag or a length of a binary format.
     """
     before = data[max(0, place - 24) : place]
     after = data[place + len(form) : place + len(form) + 24]
@@ -91,7 +93,7 @@ def _stands(data: bytes, place: int, form: bytes) -> bool:
     if fraction or _LONGER.search(before) or _in_digest(before, form, after):
         return False
     dated = len(form) == 8 and re.match(rb"[0-9]{4,14}", after)
-    return bool(dated) or not after[:1].isdigit()
+    return bool(dated) or not _GOES_ON.match(after)
 
 
 def _in_digest(before: bytes, form: bytes, after: bytes) -> bool:
