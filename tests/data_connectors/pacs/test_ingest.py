@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,13 +14,17 @@ import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 import yaml
 
+from data_connectors.config import IngestConfig
+from data_connectors.dataset.store import Dataset
+from data_connectors.ingest.run import ingest
 from data_connectors.pacs.source import ArchiveSource
-from tests.data_connectors.pacs.conftest import slice_of, write
+from tests.data_connectors.pacs.conftest import PASSWORD, FakeArchive, reply, slice_of, write
 
 REPO = Path(__file__).resolve().parents[3]
 SERIES, SLICES = 200, 3
@@ -107,3 +112,104 @@ def test_200_series_killed_twice_are_all_there_once(orthanc, anyway, tmp_path, r
     print(f"\n{anyway().kind}: killed at {seen} of {SERIES * SLICES} instances; "  # noqa: T201
           f"{seconds:.1f} s with two kills, {undisturbed['seconds']} s undisturbed")  # fmt: skip
     record_property("seconds", seconds)
+
+
+def by_api(source: ArchiveSource, folder: Path, out: str = "out", **rest: object) -> dict[str, Any]:
+    (folder / "key").write_text("ab" * 32)
+    config = IngestConfig.model_validate(config_of(source, **rest))
+    return ingest(config, folder / out, base=folder, workers=1)
+
+
+def test_an_archive_becomes_a_dataset_and_everything_is_accounted_for(faked, tmp_path):
+    datasets = many(3, 4)
+
+    class Lacking(FakeArchive):
+        def whole(self, handler, uids):
+            super().whole(handler, [uid for uid in uids if uid != "1.2.840.2.7.3"])
+
+        def one(self, handler, uid):
+            reply(handler, status=404)
+
+    source, _ = faked(Lacking(datasets, tmp_path / "files"))
+    summary = by_api(source, tmp_path)
+    assert summary["by_source"]["pacs"] == {"found": 12, "used": 8, "quarantined": 4}
+    assert summary["by_reason"] == {"pacs-incomplete": 4}
+    assert summary["samples"] == 2
+    data = Dataset.open(tmp_path / "out")
+    told = [json.loads(line) for line in (data.path / "audit.jsonl").read_text().splitlines()]
+    (facts,) = [entry["facts"] for entry in told if entry["action"] == "archive-pulled"]
+    assert facts == {
+        "source": "pacs", "series": 3, "fetched": 11, "instances": 8, "missing": 4
+    }  # fmt: skip
+
+
+def test_no_credential_identifier_or_address_gets_into_what_is_written(
+    orthanc, anyway, tmp_path, caplog, capsys
+):
+    orthanc.store(write(tmp_path / "in", many(4, 3)))
+    with caplog.at_level("DEBUG"):
+        by_api(anyway(), tmp_path)
+    written = b"".join(
+        file.read_bytes()
+        for root in ("out", "out.partial")
+        for file in (tmp_path / root).rglob("*")
+        if file.is_file()
+    )
+    spoken = capsys.readouterr()
+    said = (caplog.text + spoken.out + spoken.err).encode()
+    for canary in (PASSWORD, "Zyxwv", "1.2.840.2", "P-0", str(orthanc.http), str(orthanc.dicom)):
+        assert canary.encode() not in written, canary
+        assert canary.encode() not in said, canary
+
+
+def test_a_finished_dataset_is_returned_without_asking_the_archive(faked, tmp_path):
+    source, server = faked(FakeArchive(many(1, 3), tmp_path / "files"))
+    first = by_api(source, tmp_path)
+    asked = len(server.seen)
+    again = by_api(source, tmp_path)
+    assert len(server.seen) == asked
+    assert again["digest"] == first["digest"]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_pulled_folder_is_kept_unless_the_config_says_otherwise(faked, tmp_path, keep):
+    source, _ = faked(FakeArchive(many(1, 3), tmp_path / "files"), keep=keep)
+    first = by_api(source, tmp_path)
+    assert (tmp_path / "out.pulled").exists() == keep
+    assert by_api(source, tmp_path)["digest"] == first["digest"]
+
+
+def test_datasets_can_share_a_store_and_pull_only_what_is_new(faked, tmp_path):
+    archive = FakeArchive(many(2, 3), tmp_path / "files")
+    source, server = faked(archive, store=tmp_path / "store")
+    by_api(source, tmp_path)
+    server.seen.clear()
+    summary = by_api(source, tmp_path, out="second")
+    assert summary["used"] == 6
+    assert not [path for path in server.paths if re.search(r"/series/[\d.]+$", path)]
+
+
+def test_what_a_pull_brings_is_read_like_the_folder_it_was_stored_from(faked, tmp_path):
+    datasets = many(3, 3)
+    source, _ = faked(FakeArchive(datasets, tmp_path / "files"))
+    pulled = by_api(source, tmp_path)
+    folder = write(tmp_path / "in", datasets)
+    config = {
+        "sources": [{"kind": "dicom", "name": "pacs", "path": str(folder)}],
+        "deid": {"key_file": "key"},
+    }
+    local = ingest(
+        IngestConfig.model_validate(config), tmp_path / "local", base=tmp_path, workers=1
+    )
+    for name in ("samples", "found", "by_kind", "by_split", "patients"):
+        assert pulled[name] == local[name]
+    one, other = (Dataset.open(tmp_path / out).samples for out in ("out", "local"))
+    assert {sample.key for sample in one} == {sample.key for sample in other}
+
+
+def test_labels_are_beside_the_config(faked, tmp_path):
+    source, _ = faked(FakeArchive(many(1, 3), tmp_path / "files"), labels="labels.csv")
+    (tmp_path / "labels.csv").write_text("uid,labels\n1.2.840.1.7,nodule\n")
+    by_api(source, tmp_path)
+    (sample,) = Dataset.open(tmp_path / "out").samples
+    assert sample.labels == ("nodule",)
