@@ -51,13 +51,13 @@ class Attributes(Protocol):
 
 
 class Skimmed:
-    """The attributes that a walk has kept.
+    """The attributes that a walk has kept, as `plain_value` gives them where they are plain.
 
     For what can be read under `header.text`, `texts`, `whole` and `numbers` it is the same as
     pydicom's dataset, several times as fast.
     """
 
-    __slots__ = ("_elements", "_little", "_load", "_meta", "_plain_text", "_whole")
+    __slots__ = ("_ascii", "_elements", "_little", "_load", "_meta", "_whole")
 
     def __init__(
         self,
@@ -79,8 +79,7 @@ class Skimmed:
         self._load = load
         self._meta = meta
         charset = elements.get(_CHARSET)
-        named = (charset.value or b"").split(b"\\") if charset else []
-        self._plain_text = all(name.strip(b" \0") in _ASCII_SETS for name in named)
+        self._ascii = _is_ascii(charset.value if charset else None)
         self._whole: Dataset | None = None
 
     def get(self, key: Any, default: Any = None, /) -> Any:
@@ -92,7 +91,7 @@ class Skimmed:
         if element is None:
             return default
         if element.vr == encoded or not element.vr:
-            value = self._plain(element, vr)
+            value = plain_value(element.value, vr, self._little, self._ascii)
             if value is not None:
                 return value
         with quiet():
@@ -103,34 +102,12 @@ class Skimmed:
         element = self._elements.get(tag_of(key))
         if element is None:
             return default
-        value = self._plain(element, element.vr.decode("latin-1"))
+        vr = element.vr.decode("latin-1")
+        value = plain_value(element.value, vr, self._little, self._ascii)
         if value is not None:
             return _Plain(value)
         with quiet():
             return self.dataset.get(key, default)
-
-    def _plain(self, element: Element, vr: str) -> Any:
-        """The value where nothing about it is special, else None."""
-        value = element.value
-        if value is None:
-            return None
-        if vr in _DEFAULT_TEXT or (vr in _ANY_TEXT and self._plain_text):
-            plain = value.isascii() and b"\x1b" not in value
-        elif vr == "IS":
-            plain = _DIGITS.issuperset(value)
-        else:
-            return self._numbers(value, vr)
-        if not plain:
-            return None
-        text = value.decode("ascii").rstrip("\0 ")
-        return text.split("\\") if "\\" in text else text
-
-    def _numbers(self, value: bytes, vr: str) -> Any:
-        size = _SIZES.get(vr)
-        if size is None or not value or len(value) % size or not self._little:
-            return None
-        numbers = unpack(f"<{len(value) // size}{_NUMBERS[vr]}", value)
-        return numbers[0] if len(numbers) == 1 else list(numbers)
 
     def __contains__(self, name: Any) -> bool:
         return tag_of(name) in self._elements
@@ -146,6 +123,66 @@ class Skimmed:
         if self._whole is None:
             self._whole = self._load()
         return self._whole
+
+
+class WalkedDataset(FileDataset):
+    """pydicom's dataset over a walk; plain values can be had without its conversion."""
+
+    ascii_text = False
+
+    def plain(self, keyword: str) -> Any:
+        """The value under a keyword, as `Skimmed.get` gives it."""
+        tag, vr, _ = _of(keyword)
+        raw = self._dict.get(tag)  # type: ignore[call-overload]
+        if type(raw) is RawDataElement and (raw.VR is None or vr == raw.VR):
+            value = plain_value(raw.value, vr, raw.is_little_endian, self.ascii_text)
+            if value is not None:
+                return value
+        return None if raw is None else self.get(keyword)
+
+
+def look(dataset: Attributes, keyword: str) -> Any:
+    """The value under a keyword for reading as text or number; None if missing."""
+    return dataset.plain(keyword) if isinstance(dataset, WalkedDataset) else dataset.get(keyword)
+
+
+def plain_value(value: bytes | None, vr: str, little: bool, ascii_text: bool) -> Any:
+    """A value about which nothing is special, else None.
+
+    Args:
+        value: As it lies in the file; None if it was not read.
+        vr: Value representation.
+        little: Whether numbers are little endian.
+        ascii_text: Whether seven-bit text is ASCII in the character set of the object.
+
+    Returns:
+        Text (of numbers too, in DS and IS) or numbers; a list if there are several.
+    """
+    if value is None:
+        return None
+    if vr in _DEFAULT_TEXT or (vr in _ANY_TEXT and ascii_text):
+        plain = value.isascii() and b"\x1b" not in value
+    elif vr == "IS":
+        plain = _DIGITS.issuperset(value)
+    else:
+        return _numbers(value, vr) if little else None
+    if not plain:
+        return None
+    text = value.decode("ascii").rstrip("\0 ")
+    return text.split("\\") if "\\" in text else text
+
+
+def _numbers(value: bytes, vr: str) -> Any:
+    size = _SIZES.get(vr)
+    if size is None or not value or len(value) % size:
+        return None
+    numbers = unpack(f"<{len(value) // size}{_NUMBERS[vr]}", value)
+    return numbers[0] if len(numbers) == 1 else list(numbers)
+
+
+def _is_ascii(charset: bytes | None) -> bool:
+    """Whether seven-bit text is ASCII in a SpecificCharacterSet."""
+    return all(name.strip(b" \0") in _ASCII_SETS for name in (charset or b"").split(b"\\"))
 
 
 def skim(walked: Walked, handle: Handle) -> Skimmed:
@@ -177,7 +214,7 @@ def _of(keyword: str) -> tuple[int, str, bytes]:
     return int(tag), vr, vr.encode()
 
 
-def build_dataset(walked: Walked, handle: Handle, *, limit: int) -> FileDataset:
+def build_dataset(walked: Walked, handle: Handle, *, limit: int) -> WalkedDataset:
     """The elements of a walk as pydicom would have read them; long values stay in the file.
 
     Args:
@@ -198,8 +235,10 @@ def build_dataset(walked: Walked, handle: Handle, *, limit: int) -> FileDataset:
     place: Any = str(handle) if isinstance(handle, Path) else io.BytesIO(handle.getvalue())
     if walked.syntax == DEFLATED:
         place = InflatedFile(handle, walked.start, limit)
-    dataset = FileDataset(place, elements, walked.preamble, meta, walked.implicit, walked.little)
+    dataset = WalkedDataset(place, elements, walked.preamble, meta, walked.implicit, walked.little)
     dataset.set_original_encoding(walked.implicit, walked.little, encoding)
+    charset = walked.elements.get(_CHARSET)
+    dataset.ascii_text = _is_ascii(charset.value if charset else None)
     return dataset
 
 

@@ -193,12 +193,37 @@ class Frames:
         """
         return guarded(lambda: self._frame(index))
 
+    @property
+    def direct(self) -> bool:
+        """Whether the pixels lie in a file as they are, and no palette is needed for them."""
+        deflated = self.form.syntax == uid.DeflatedExplicitVRLittleEndian
+        return self._dataset is None and not deflated and self._data.in_file
+
+    @property
+    def slow(self) -> bool:
+        """Whether decoding takes far longer than reading, and lets other threads run."""
+        return self.form.syntax in JPEG_2000
+
+    def stream(self, index: int) -> bytes:
+        """The code stream of a frame that is not native.
+
+        Raises:
+            InputError: `dicom-truncated`, `dicom-malformed` or `dicom-no-pixels`.
+        """
+        return self._data.coded_frame(index, self.form.frames)
+
+    def decoded(self, stream: bytes) -> np.ndarray:
+        """The frame of a code stream."""
+        return guarded(lambda: self._finished(*self._coded(stream)))
+
     def _frame(self, index: int) -> np.ndarray:
+        if self.form.syntax in _NATIVE:
+            return self._finished(self._native(index), self.form.photometric)
+        return self._finished(*self._coded(self.stream(index)))
+
+    def _finished(self, array: np.ndarray, photometric: str) -> np.ndarray:
+        """Palette and colours applied, and the size as the header says."""
         form = self.form
-        if form.syntax in _NATIVE:
-            array, photometric = self._native(index), form.photometric
-        else:
-            array, photometric = self._coded(index)
         if photometric == "PALETTE COLOR" and self._dataset is not None:
             array = apply_color_lut(array, self._dataset)
         elif photometric in _YBR and array.ndim == 3:
@@ -253,10 +278,9 @@ class Frames:
         bits = np.unpackbits(data, bitorder="little")[first % 8 :][: form.values]
         return _shaped(bits.view(form.dtype), form)
 
-    def _coded(self, index: int) -> tuple[np.ndarray, str]:
+    def _coded(self, stream: bytes) -> tuple[np.ndarray, str]:
         """(array, photometric interpretation) of a coded frame."""
         form = self.form
-        stream = self._data.coded_frame(index, form.frames)
         if form.syntax == uid.RLELossless:
             planes = decode_runs(
                 stream, size=form.size, samples=form.samples, bits=form.allocated
@@ -288,7 +312,13 @@ def frames_of(dataset: Dataset) -> Frames:
     Raises:
         InputError: `dicom-no-pixels` or `dicom-not-decodable`.
     """
-    return guarded(lambda: Frames(form_of(dataset), pixel_data(dataset), dataset))
+
+    def find() -> Frames:
+        form = form_of(dataset)
+        palette = dataset if form.photometric == "PALETTE COLOR" else None
+        return Frames(form, pixel_data(dataset), palette)
+
+    return guarded(find)
 
 
 def _shaped(array: np.ndarray, form: Form) -> np.ndarray:

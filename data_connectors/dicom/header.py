@@ -16,7 +16,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from data_connectors.dicom.attributes import Attributes, build_dataset, skim, tag_of
+from data_connectors.dicom.attributes import Attributes, build_dataset, look, skim, tag_of
 from data_connectors.dicom.passes import PASS_TAGS, pass_values
 from data_connectors.dicom.quiet import quiet
 from data_connectors.dicom.skim import (
@@ -314,13 +314,13 @@ def plane_of(position: Attributes, orientation: Attributes, measures: Attributes
 
 def text(dataset: Attributes, keyword: str) -> str:
     """One value as text, stripped; empty when it is missing."""
-    value = dataset.get(keyword)
+    value = look(dataset, keyword)
     return "" if value is None else str(value).strip(" \0")
 
 
 def texts(dataset: Attributes, keyword: str) -> tuple[str, ...]:
     """All values as text; empty when missing."""
-    value = dataset.get(keyword)
+    value = look(dataset, keyword)
     if value is None or value == "":
         return ()
     many = isinstance(value, Iterable) and not isinstance(value, str | bytes)
@@ -329,7 +329,7 @@ def texts(dataset: Attributes, keyword: str) -> tuple[str, ...]:
 
 def whole(dataset: Attributes, keyword: str) -> int:
     """One whole number; 0 when it is missing."""
-    value = dataset.get(keyword)
+    value = look(dataset, keyword)
     return 0 if value is None or value == "" else int(value)
 
 

@@ -45,22 +45,31 @@ def identity_of(dataset: Dataset, *, allow_missing_patient: bool = False) -> Ide
     return guarded(lambda: _identity(dataset, allow_missing_patient))
 
 
-def _identity(dataset: Dataset, allow_missing_patient: bool) -> Identity:
-    patient, study = text(dataset, "PatientID"), text(dataset, "StudyInstanceUID")
+def patient_of(dataset: Dataset, *, allow_missing_patient: bool = False) -> str:
+    """The patient's identifier with its issuer.
+
+    Raises:
+        InputError: There is none (`patient-id-missing`).
+    """
+    patient = text(dataset, "PatientID")
     issuer = text(dataset, "IssuerOfPatientID")
     if patient and issuer:
         patient = f"{patient}@{issuer}"
     if not patient and allow_missing_patient:
-        patient = study or text(dataset, "SOPInstanceUID")
+        patient = text(dataset, "StudyInstanceUID") or text(dataset, "SOPInstanceUID")
     if not patient:
         raise InputError(
             "there is no PatientID, so it cannot be kept out of other splits",
             code="patient-id-missing",
             next_step="ask the archive, or set allow_missing_patient for public test files",
         )
+    return patient
+
+
+def _identity(dataset: Dataset, allow_missing_patient: bool) -> Identity:
     return Identity(
-        patient=patient,
-        study=study,
+        patient=patient_of(dataset, allow_missing_patient=allow_missing_patient),
+        study=text(dataset, "StudyInstanceUID"),
         accession=text(dataset, "AccessionNumber"),
         phi=tuple(sorted(set(_identifying(dataset)))),
     )

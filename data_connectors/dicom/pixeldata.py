@@ -47,6 +47,8 @@ class PixelData:
     """Of its value; `UNDEFINED` if it is in fragments."""
     vr: str = ""
     """Its value representation; empty if it is implicit."""
+    in_file: bool = False
+    """Whether the value is still in a file, not in memory."""
     extended: tuple[tuple[int, int], ...] = ()
     """Extended offset table: (offset of the frame's first item, bytes) a frame (PS3.5 A.4)."""
     _frames: list[list[tuple[int, int]]] | None = field(default=None, repr=False)
@@ -175,12 +177,15 @@ def pixel_data(dataset: Dataset) -> PixelData:
         if isinstance(element, RawDataElement):
             if element.value is None and element.length:
                 vr, at, length = element.VR or "", element.value_tell, element.length
-                return PixelData(_opener(dataset), tag, at, length, vr, extended)
+                opener = _opener(dataset)
+                return PixelData(opener, tag, at, length, vr, bool(dataset.filename), extended)
             declared = element.length
         else:
             declared = len(element.value or b"")
         kept = MemoryBytes(BytesIO(element.value or b""))
-        return PixelData(partial(_same, kept), tag, 0, declared, element.VR or "", extended)
+        return PixelData(
+            partial(_same, kept), tag, 0, declared, element.VR or "", extended=extended
+        )
     raise InputError("there is no pixel data", code="dicom-no-pixels", next_step="nothing")
 
 

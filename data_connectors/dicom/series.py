@@ -13,17 +13,17 @@ from operator import or_
 from typing import NamedTuple
 
 import numpy as np
-from pydicom.dataset import Dataset
 
-from data_connectors.dicom.decode import stored_frame
 from data_connectors.dicom.geometry import Canonical, Grid, canonical, single
 from data_connectors.dicom.header import Header, read_dataset
+from data_connectors.dicom.identity import identity_of
 from data_connectors.dicom.image import store_grey
 from data_connectors.dicom.likeness import content
-from data_connectors.dicom.slots import Slot, convert_uptake, in_order, in_uptake, read_slots
+from data_connectors.dicom.quiet import quiet
+from data_connectors.dicom.slices import decode_slices
+from data_connectors.dicom.slots import Slot, convert_uptake, in_order, read_slots
 from data_connectors.dicom.source import DicomSource
 from data_connectors.dicom.stacking import Stacked, begin, check_size, finish, grid_of
-from data_connectors.dicom.values import meaning_of
 from data_connectors.dicom.volume import Stored, VolumeBuilder, store_volume
 from data_connectors.files import fetch, refuse
 from data_connectors.items import Identity, PixelFacts, Refused
@@ -103,7 +103,7 @@ def load_series(
         volume=built.stacked.volume,
         kind="image" if built.image else "volume",
         header=first.header,
-        identity=first.identity,
+        identity=_identity(source, first),
         names=tuple(slot.names[0] for slot in built.slots),
         frames=(0,) * len(built.slots),
         frame=built.stacked.frame,
@@ -131,6 +131,13 @@ def assembled(loaded: LoadedSeries) -> Assembled:
         stored = store_volume(loaded.volume, part=loaded.part)
     inputs = tuple(sorted(set(loaded.names)))
     return Assembled(loaded.kind, stored, loaded.header, loaded.identity, inputs, loaded.pixels)
+
+
+def _identity(source: DicomSource, slot: Slot) -> Identity:
+    """Who the slice belongs to, by its whole header."""
+    [(_, handle)] = fetch(source.path, slot.names[:1])
+    dataset = read_dataset(handle)
+    return identity_of(dataset, allow_missing_patient=source.allow_missing_patient)
 
 
 class _Built(NamedTuple):
@@ -226,29 +233,21 @@ def _fill(
     place = {name: index for index, slot in enumerate(ordered) for name in slot.names}
     broken: dict[str, InputError] = {}
     filled: set[int] = set()
-    for name, handle in fetch(source.path, tuple(place)):
-        index = place[name]
-        try:
-            values = _values(read_dataset(handle), ordered[index])
-        except InputError as error:
-            broken[name] = error
-            continue
-        if index in filled and not np.array_equal(builder.get(index), values):
-            raise GeometryError(
-                "two files claim to be one image but differ", code="series-conflicting-copies",
-                got=f"slice {index + 1} of {len(ordered)} ({ordered[index].label})",
-                next_step="export the series again from the archive",
-            )  # fmt: skip
-        filled.add(index)
-        builder.put(index, values)
+    with quiet():
+        for name, values in decode_slices(source, ordered):
+            index = place[name]
+            if isinstance(values, InputError):
+                broken[name] = values
+                continue
+            if index in filled and not np.array_equal(builder.get(index), values):
+                raise GeometryError(
+                    "two files claim to be one image but differ", code="series-conflicting-copies",
+                    got=f"slice {index + 1} of {len(ordered)} ({ordered[index].label})",
+                    next_step="export the series again from the archive",
+                )  # fmt: skip
+            filled.add(index)
+            builder.put(index, values)
     return broken
-
-
-def _values(dataset: Dataset, slot: Slot) -> np.ndarray:
-    stored = stored_frame(dataset, 0)
-    if stored.ndim != 2:
-        raise InputError("a slice is in colour", code="series-mixed-colour")
-    return in_uptake(meaning_of(dataset), slot.suv_factor).apply(stored)
 
 
 def _copy(name: str) -> Refused:

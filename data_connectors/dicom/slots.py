@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from data_connectors.deid.facts import PixelJudge
-from data_connectors.dicom.decode import check_pixels
+from data_connectors.dicom.decode import Frames, check_pixels, frames_of
 from data_connectors.dicom.header import Header, guarded, number, parse_header, read_dataset
-from data_connectors.dicom.identity import identity_of
+from data_connectors.dicom.identity import patient_of
+from data_connectors.dicom.quiet import quiet
 from data_connectors.dicom.source import DicomSource
 from data_connectors.dicom.suv import SUV_WINDOW, PetFacts, pet_facts, suv_factors
 from data_connectors.dicom.values import Meaning, meaning_of
 from data_connectors.files import fetch, refuse
-from data_connectors.items import Identity, PixelFacts, Refused
+from data_connectors.items import PixelFacts, Refused
 from medvlp.errors import InputError
 
 DEFAULT_THICKNESS_MM = 1.0
@@ -30,7 +32,6 @@ class Slot:
     """One place in the series: usually one file, more if the archive sent copies."""
 
     header: Header
-    identity: Identity
     meaning: Meaning
     thickness: float
     pixels: PixelFacts
@@ -39,6 +40,9 @@ class Slot:
     suv_factor: float | None = None
     """What its rescaled values are multiplied with, where they become uptake values."""
     names: list[str] = field(default_factory=list)
+    frames: dict[str, tuple[Frames, Meaning]] = field(default_factory=dict)
+    """Where the pixels of a name are, and what they mean, if they can be reached without opening
+    the object again."""
 
     @property
     def label(self) -> str:
@@ -63,18 +67,23 @@ def read_slots(source: DicomSource, names: tuple[str, ...]) -> Slots:
     places: set[object] = set()
     refused = []
     judge = PixelJudge()
-    for name, handle in fetch(source.path, names):
-        place: object = name
-        try:
-            dataset = read_dataset(handle)
-            header = guarded(partial(parse_header, dataset, name))
-            if header.sop_uid and header.plane:
-                place = (header.sop_uid, header.plane)
-            slot = _slot(dataset, header, source, judge(dataset))
-            slots.setdefault(place, slot).names.append(name)
-        except InputError as error:
-            refused.append(refuse(error, (name,)))
-        places.add(place)
+    with quiet():
+        for name, handle in fetch(source.path, names):
+            place: object = name
+            try:
+                dataset = read_dataset(handle)
+                header = guarded(partial(parse_header, dataset, name))
+                if header.sop_uid and header.plane:
+                    place = (header.sop_uid, header.plane)
+                slot = _slot(dataset, header, source, judge(dataset))
+                frames = frames_of(dataset)
+                kept = slots.setdefault(place, slot)
+                kept.names.append(name)
+                if frames.direct and isinstance(handle, Path):
+                    kept.frames[name] = (frames, slot.meaning)
+            except InputError as error:
+                refused.append(refuse(error, (name,)))
+            places.add(place)
     for slot in slots.values():
         slot.names.sort()
     return Slots(sorted(slots.values(), key=lambda slot: slot.names), refused, len(places))
@@ -102,9 +111,9 @@ def in_order(slots: list[Slot]) -> list[Slot]:
 
 def _slot(dataset: Dataset, header: Header, source: DicomSource, pixels: PixelFacts) -> Slot:
     check_pixels(dataset, max_bytes=source.max_bytes, max_frames=source.max_frames)
+    patient_of(dataset, allow_missing_patient=source.allow_missing_patient)
     return Slot(
         header=header,
-        identity=identity_of(dataset, allow_missing_patient=source.allow_missing_patient),
         meaning=meaning_of(dataset),
         pet=pet_facts(dataset) if header.modality == "PT" and source.pet != "stored" else None,
         thickness=abs(number(dataset, "SliceThickness") or DEFAULT_THICKNESS_MM),

@@ -189,9 +189,13 @@ def rescale(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         low, high = int(stored.min()), int(stored.max())
         ends = [low * int(slope) + int(intercept), high * int(slope) + int(intercept)]
         if min(ends) >= -32768 and max(ends) <= 32767:
-            room = np.int32 if stored.dtype.itemsize < 4 else np.int64
-            values: np.ndarray = np.multiply(stored, int(slope), dtype=room)
-            return (values + int(intercept)).astype(np.int16)
+            # Modulo 2^16, which changes nothing where the result fits, in one pass or two.
+            values: np.ndarray = stored.astype(np.uint16)
+            if slope != 1:
+                values *= np.uint16(int(slope) % 65_536)
+            if intercept != 0:
+                values += np.uint16(int(intercept) % 65_536)
+            return values.view(np.int16)
     exact = stored.astype(np.float64) * slope + intercept
     single = exact.astype(np.float32)
     deep = stored.dtype.itemsize > 2 and whole_numbers
