@@ -16,9 +16,9 @@ from data_connectors.dicom.header import whole
 from medvlp.errors import InputError
 
 _HARMLESS: Final = re.compile(
-    rb"(?:Created by OpenJPEG version [\d.]+|Kakadu-v?[\d.]+|Created by Grok[ \w.]*"
-    rb"|LEAD Technologies Inc\. V[\d.]+|Lavc[\d.]+|CREATOR: gd-jpeg v[\d.]+[\w ().,=]*"
-    rb"|CharLS[\w .]*)[\0\n]*"
+    rb"(?:Created by (?:GDCM/)?OpenJPEG version|Kakadu-v?|Created by Grok|LEADTOOLS v|OpenJPH Ver"
+    rb"|LEAD Technologies Inc\. V|Creator: JasPer Version|Lavc|CharLS v?)"
+    rb" ?\d{1,4}(?:\.\d{1,4}){0,3}\.?[\0\n ]*"
 )
 """Comments that codecs write about themselves."""
 _KEPT_APPS: Final = {0xE0, 0xE8, 0xEE}  # JFIF, SPIFF, Adobe's colour transform
@@ -53,10 +53,7 @@ def blank_comments(data: bytes) -> bytes:
         elif marker == 0xE0:
             _blank(out, place + 4 + 14, place + 2 + length)  # a thumbnail behind the JFIF header
         place += 2 + length
-    end = out.rfind(b"\xff\xd9")
-    if end >= 0:
-        out[end + 2 :] = bytes(len(out) - end - 2)
-    return bytes(out)
+    return _ended(out)
 
 
 def _blank_2000(data: bytes) -> bytes:
@@ -70,8 +67,13 @@ def _blank_2000(data: bytes) -> bytes:
         if out[place + 1] == 0x64:
             _blank(out, place + 6, place + 2 + length)
         place += 2 + length
+    return _ended(out)
+
+
+def _ended(out: bytearray) -> bytes:
+    """Nothing behind the end of the image but fill bytes."""
     end = out.rfind(b"\xff\xd9")
-    if end >= 0:
+    if end >= 0 and out[end + 2 :].strip(b"\0\xff"):
         out[end + 2 :] = bytes(len(out) - end - 2)
     return bytes(out)
 

@@ -21,8 +21,9 @@ _TYPES: Final = {
     "UV": "<u8", "AT": "<u4",
 }  # fmt: skip
 NUMBERS: Final = frozenset(_TYPES)
-_SPELT: Final = 8
+_SPELT: Final = 6
 """Bytes; fewer may be letters by chance."""
+_LARGEST: Final = 1e12
 BULK: Final = {"OB", "OW", "OF", "OD", "OL", "OV", "UN"}
 TEXTS: Final = {"SH", "LO", "ST", "LT", "UT", "UC"}
 DATES: Final = {"DA", "DT", "TM"}
@@ -67,14 +68,21 @@ def plain_number(keyword: str, text: str) -> str:
 
 
 def spells_text(vr: str, values: Sequence[Any]) -> bool:
-    """Whether the bytes of binary numbers are all printable letters: no measured number's are.
+    """Whether the bytes of binary numbers are all printable, and one is no measured number.
 
     Args:
         vr: FL, FD, SS, US, SL, UL, SV, UV or AT.
         values: The numbers.
     """
-    data = np.asarray([int(one) for one in values] if vr == "AT" else values, _TYPES[vr]).tobytes()
-    return len(data) >= _SPELT and all(0x20 <= byte < 0x7F for byte in data.rstrip(b"\0"))
+    numbers = np.asarray([int(one) for one in values] if vr == "AT" else values, _TYPES[vr])
+    text = numbers.tobytes().rstrip(b"\0")
+    if len(text) < _SPELT or not all(0x20 <= byte < 0x7F for byte in text):
+        return False
+    if numbers.dtype.kind != "f":
+        return True
+    # "gfff:;y?" is 0.00616, a pixel spacing; but what ends in a letter or digit is no size at all.
+    size = np.abs(numbers)
+    return bool(np.any((size > _LARGEST) | ((size < 1 / _LARGEST) & (size > 0))))
 
 
 def keeps_text(vr: str, text: str, words: frozenset[str]) -> bool:
