@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 from pydicom import uid
 from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_color_lut, convert_color_space
 
 from data_connectors.dicom.attributes import Attributes
 from data_connectors.dicom.coded import Coded
+from data_connectors.dicom.colour import apply_palette, ybr_to_rgb
 from data_connectors.dicom.header import guarded, text, whole
 from data_connectors.dicom.pixeldata import (
     DOUBLE_PIXELS,
@@ -43,7 +43,10 @@ _NATIVE: Final = {
     uid.ExplicitVRBigEndian,
 }
 _FLOATS: Final = {FLOAT_PIXELS: "f4", DOUBLE_PIXELS: "f8"}
-_YBR: Final = ("YBR_FULL", "YBR_FULL_422")
+_PARTIAL: Final = "YBR_PARTIAL_422"
+_YBR: Final = ("YBR_FULL", "YBR_FULL_422", _PARTIAL)
+_HALVED: Final = ("YBR_FULL_422", _PARTIAL)
+"""Two pixels share their colour differences in native data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Form:
     allocated: int
     """Bits of a value as it is stored, and how many of them count."""
     stored: int
+    high: int
+    """Which bit of a value is its highest."""
     signed: bool
     photometric: str
     planes: bool
@@ -77,7 +82,7 @@ class Form:
     def values(self) -> int:
         """How many of them a native frame has in the file."""
         count = self.rows * self.columns * self.samples
-        return count * 2 // 3 if self.photometric == "YBR_FULL_422" else count
+        return count * 2 // 3 if self.photometric in _HALVED else count
 
 
 def form_of(attributes: Attributes) -> Form:
@@ -89,6 +94,8 @@ def form_of(attributes: Attributes) -> Form:
     bits = whole(attributes, "BitsAllocated")
     if bits not in (1, 8, 16, 32, 64):
         raise InputError("no such pixel depth", code="dicom-malformed", got=bits)
+    stored = min(bits, whole(attributes, "BitsStored") or bits)
+    high = whole(attributes, "HighBit")
     return Form(
         syntax=syntax_of(attributes),
         rows=whole(attributes, "Rows"),
@@ -96,7 +103,8 @@ def form_of(attributes: Attributes) -> Form:
         frames=max(1, whole(attributes, "NumberOfFrames")),
         samples=max(1, whole(attributes, "SamplesPerPixel")),
         allocated=bits,
-        stored=min(bits, whole(attributes, "BitsStored") or bits),
+        stored=stored,
+        high=high if stored <= high + 1 <= bits else stored - 1,
         signed=whole(attributes, "PixelRepresentation") == 1,
         photometric=text(attributes, "PhotometricInterpretation"),
         planes=whole(attributes, "PlanarConfiguration") == 1,
@@ -225,9 +233,9 @@ class Frames:
         """Palette and colours applied, and the size as the header says."""
         form = self.form
         if photometric == "PALETTE COLOR" and self._dataset is not None:
-            array = apply_color_lut(array, self._dataset)
+            array = apply_palette(array, self._dataset)
         elif photometric in _YBR and array.ndim == 3:
-            array = convert_color_space(array, "YBR_FULL", "RGB")
+            array = ybr_to_rgb(array, form.stored, partial=photometric == _PARTIAL)
         if array.shape[:2] != form.size or array.ndim not in (2, 3):
             raise lying(array.shape[:2], form.size)
         if array.ndim == 3 and array.shape[2] != 3:
@@ -247,10 +255,10 @@ class Frames:
             self._read_big(offset, room)
         elif self._data.readinto(offset, room) < len(room):
             raise _short()
-        if form.photometric == "YBR_FULL_422" and form.samples == 3:
+        if form.photometric in _HALVED and form.samples == 3:
             array = _resampled(array)
         if self._data.tag == PIXEL_DATA:
-            array = _unused(array, form.allocated - form.stored)
+            array = _unused(_lowered(array, form), form.allocated - form.stored)
         return _shaped(array, form)
 
     def _read_big(self, offset: int, room: memoryview) -> None:
@@ -286,7 +294,8 @@ class Frames:
                 stream, size=form.size, samples=form.samples, bits=form.allocated
             ).view(form.dtype)
             array = planes[0] if form.samples == 1 else np.moveaxis(planes, 0, -1)
-            return _unused(np.array(array), form.allocated - form.stored), form.photometric
+            array = _lowered(np.array(array), form)
+            return _unused(array, form.allocated - form.stored), form.photometric
         array, coded = decode_stream(stream, form.syntax, size=form.size, samples=form.samples)
         if array.dtype.kind in "iu":
             array = _signed(array, form, coded)
@@ -333,6 +342,12 @@ def _resampled(array: np.ndarray) -> np.ndarray:
     """Y1 Y2 B R -> Y1 B R, Y2 B R (PS3.3 C.7.6.3.1.2)."""
     pairs = array.reshape(-1, 4)
     return np.stack([pairs[:, [0, 2, 3]], pairs[:, [1, 2, 3]]], axis=1).ravel()
+
+
+def _lowered(array: np.ndarray, form: Form) -> np.ndarray:
+    """Values of old files that do not end with the lowest bit (PS3.5 8.1.1), where they do."""
+    shift = form.high + 1 - form.stored
+    return np.right_shift(array, shift, out=array) if shift else array
 
 
 def _unused(array: np.ndarray, spare: int) -> np.ndarray:

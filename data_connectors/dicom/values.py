@@ -150,8 +150,16 @@ def _padding(dataset: Dataset) -> tuple[float, float] | None:
         low = number(dataset, f"{kind}PixelPaddingValue")
         high = number(dataset, f"{kind}PixelPaddingRangeLimit")
         if low is not None:
-            return low, low if high is None else high
+            return _in_range(low, dataset), _in_range(low if high is None else high, dataset)
     return None
+
+
+def _in_range(value: float, dataset: Dataset) -> float:
+    """A padding value as the stored bits hold it: writers disagree on sign and unused bits."""
+    ends = _ends(dataset)
+    if ends is None or ends[0] <= value <= ends[1]:
+        return value
+    return (int(value) - ends[0]) % (ends[1] - ends[0] + 1) + ends[0]
 
 
 def _outside(stored: np.ndarray, padding: tuple[float, float] | None) -> np.ndarray | None:
