@@ -17,7 +17,6 @@ REQUIRED = (
 )  # fmt: skip
 OPTIONAL = {
     "pynetdicom": "pacs",
-    "dicomweb_client": "pacs",
     "ray": "ray",
     "highdicom": "seg",
     "onnx": "onnx",

@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.presentation import PresentationContext, build_context
 
-from data_connectors.pacs.pacing import Pacer
+from data_connectors.pacs.pacing import Interrupted, Pacer
+from medvlp.errors import ArchiveError, InputError
 
 VERIFICATION: Final = UID("1.2.840.10008.1.1")
 STUDY_FIND: Final = UID("1.2.840.10008.5.1.4.1.2.2.1")
@@ -29,6 +31,8 @@ MAX_CONTEXTS: Final = 128
 """Presentation contexts of one association (PS3.8 9.3.2.2: odd numbers up to 255)."""
 _QUICK_ACK: Final[int] = getattr(socket, "TCP_QUICKACK", 0)
 """Linux alone has it."""
+_TRANSIENT: Final = 2
+"""Result of an association rejection (PS3.8 9.3.4)."""
 _PLAIN: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 _IMAGE: Final = "1.2.840.10008.5.1.4.1.1."
@@ -185,3 +189,40 @@ def handlers(gate: Gate, store: Callable[[Any], int] | None = None) -> Handlers:
     if store:
         made.append((evt.EVT_C_STORE, store))
     return made
+
+
+def status_of(answer: Dataset) -> int | None:
+    """The status of a response; None where there is none, because the connection is gone."""
+    value = answer.get("Status")
+    return None if value is None else int(value)
+
+
+def raise_of(service: str, status: int) -> None:
+    """A failure status as an error: resources may come back, refusals stay."""
+    if status & 0xFF00 == 0xA700 or status in (0xFE00, 0x0110):
+        raise Interrupted(f"{service} failed with status {status:04X}")
+    raise InputError(
+        f"the archive refuses {service}", code="pacs-refused", got=f"status {status:04X}",
+        next_step="ask its administrator what our AE title may do",
+    )  # fmt: skip
+
+
+def explain(peer: Any) -> None:
+    """Why there is no association."""
+    answer = peer.acceptor.primitive
+    if peer.is_rejected and answer is not None and answer.result != _TRANSIENT:
+        raise ArchiveError(
+            "the archive rejects the association", code="pacs-unauthorised",
+            got=f"reason {answer.result_source}.{answer.diagnostic}",
+            next_step="the archive must know our AE title (`calling`) and have the title `called`",
+        )  # fmt: skip
+    raise Interrupted("no association")
+
+
+def broken(late: threading.Event, service: str) -> str:
+    """Why no final response came."""
+    return (
+        "a request took longer than request_timeout_s"
+        if late.is_set()
+        else f"the association broke during {service}"
+    )

@@ -21,6 +21,10 @@ from data_connectors.pacs.association import (
     STUDY_MOVE,
     VERIFICATION,
     Gate,
+    broken,
+    explain,
+    raise_of,
+    status_of,
     storage_rounds,
 )
 from data_connectors.pacs.http import tls_context
@@ -34,8 +38,6 @@ _UNSUPPORTED: Final = (0x0112, 0x0122, 0x0211, 0xA801)
 """No such object instance, class not supported, unrecognised operation, destination unknown."""
 _MAX_ROWS: Final = 5_000_000
 _PATIENCE: Final = 3
-_TRANSIENT: Final = 2
-"""Result of an association rejection (PS3.8 9.3.4)."""
 
 
 class Dimse:
@@ -139,7 +141,7 @@ class Dimse:
 
     def _echo(self) -> None:
         with self._associate([build_context(VERIFICATION)]) as (peer, _):
-            if text_status(peer.send_c_echo()) != 0:
+            if status_of(peer.send_c_echo()) != 0:
                 raise Interrupted("it does not answer C-ECHO")
 
     def _find(self, level: str, keys: Mapping[str, str], wanted: tuple[str, ...]) -> list[Dataset]:
@@ -162,7 +164,7 @@ class Dimse:
         rows: list[Dataset] = []
         with self._associate([build_context(STUDY_FIND)]) as (peer, late):
             for answer, row in peer.send_c_find(query, STUDY_FIND):
-                status = text_status(answer)
+                status = status_of(answer)
                 if status in _PENDING:
                     if row is not None:
                         rows.append(row)
@@ -171,8 +173,8 @@ class Dimse:
                 elif status == 0:
                     return rows
                 elif status is not None:
-                    _raise_of("C-FIND", status)
-            raise Interrupted(_why(late, "C-FIND"))
+                    raise_of("C-FIND", status)
+            raise Interrupted(broken(late, "C-FIND"))
 
     def _retrieve(
         self, series: Series, keys: Mapping[str, str], wanted: Mapping[str, str], take: Take
@@ -222,7 +224,7 @@ class Dimse:
                 raise _NoGetError
             gate.begin(self._pacer.pace.request_timeout_s)
             for answer, _ in peer.send_c_get(query, STUDY_GET):
-                status = text_status(answer)
+                status = status_of(answer)
                 if status in _PENDING:
                     continue
                 if status in (0x0000, 0xB000):  # with B000, the ledger knows what is missing
@@ -230,8 +232,8 @@ class Dimse:
                 if status in _UNSUPPORTED and not came:
                     raise _NoGetError
                 if status is not None:
-                    _raise_of("C-GET", status)
-            raise Interrupted(_why(late, "C-GET"))
+                    raise_of("C-GET", status)
+            raise Interrupted(broken(late, "C-GET"))
 
     def _move(self, series: Series, query: Dataset, wanted: Mapping[str, str], take: Take) -> None:
         """C-MOVE to our own listener."""
@@ -243,14 +245,14 @@ class Dimse:
             self._associate([build_context(STUDY_MOVE)]) as (peer, late),
         ):
             for answer, _ in peer.send_c_move(query, self._source.calling, STUDY_MOVE):
-                status = text_status(answer)
+                status = status_of(answer)
                 if status in _PENDING:
                     continue
                 if status in (0x0000, 0xB000):
                     return
                 if status is not None:
-                    _raise_of("C-MOVE", status)
-            raise Interrupted(_why(late, "C-MOVE"))
+                    raise_of("C-MOVE", status)
+            raise Interrupted(broken(late, "C-MOVE"))
 
     def _gate(self) -> Gate:
         source = self._source
@@ -286,7 +288,7 @@ class Dimse:
         )  # fmt: skip
         try:
             if not peer.is_established:
-                _explain(peer)
+                explain(peer)
             with association.deadline(peer, pace.request_timeout_s) as late:
                 yield peer, late
         finally:
@@ -296,39 +298,3 @@ class Dimse:
 
 class _NoGetError(Exception):
     """The archive does not do C-GET."""
-
-
-def text_status(answer: Dataset) -> int | None:
-    """The status of a response; None where there is none, because the connection is gone."""
-    value = answer.get("Status")
-    return None if value is None else int(value)
-
-
-def _raise_of(service: str, status: int) -> None:
-    """A failure status as an error: resources may come back, refusals stay."""
-    if status & 0xFF00 == 0xA700 or status in (0xFE00, 0x0110):
-        raise Interrupted(f"{service} failed with status {status:04X}")
-    raise InputError(
-        f"the archive refuses {service}", code="pacs-refused", got=f"status {status:04X}",
-        next_step="ask its administrator what our AE title may do",
-    )  # fmt: skip
-
-
-def _explain(peer: Any) -> None:
-    """Why there is no association."""
-    answer = peer.acceptor.primitive
-    if peer.is_rejected and answer is not None and answer.result != _TRANSIENT:
-        raise ArchiveError(
-            "the archive rejects the association", code="pacs-unauthorised",
-            got=f"reason {answer.result_source}.{answer.diagnostic}",
-            next_step="the archive must know our AE title (`calling`) and have the title `called`",
-        )  # fmt: skip
-    raise Interrupted("no association")
-
-
-def _why(late: threading.Event, service: str) -> str:
-    return (
-        "a request took longer than request_timeout_s"
-        if late.is_set()
-        else f"the association broke during {service}"
-    )

@@ -11,20 +11,17 @@ import http.client
 import ipaddress
 import socket
 import ssl
-import threading
-import time
-import zlib
 from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
+from data_connectors.pacs.body import PIECE, Watch, inflated, seconds_of
 from data_connectors.pacs.pacing import Interrupted, Pacer
 from data_connectors.pacs.secret import Secret
 from data_connectors.pacs.source import TlsConfig, is_forbidden
 from medvlp.errors import ArchiveError, ConfigError, InputError
 
-_CHUNK = 262_144
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 3
 _LATER = (408, 425, 429, 500, 502, 503, 504)
@@ -115,7 +112,7 @@ class Client:
     def _send(self, target: str, headers: dict[str, str]) -> Response:
         connection = self._connection or self._connect()
         assert connection.sock is not None
-        watch = _Watch(connection.sock, self._pacer.pace.request_timeout_s)
+        watch = Watch(connection.sock, self._pacer.pace.request_timeout_s)
         try:
             connection.request("GET", target, headers=headers)
             answer = connection.getresponse()
@@ -160,7 +157,7 @@ class Client:
                 next_step="check credentials, and what this user may query and retrieve",
             )  # fmt: skip
         if status in _LATER:
-            wait = _seconds(response.header("retry-after"))
+            wait = seconds_of(response.header("retry-after"))
             self.close()
             raise Interrupted(f"HTTP {status}", wait)
 
@@ -186,7 +183,7 @@ class Client:
 class Response:
     """An answer: status, headers and a body that is read under limits."""
 
-    def __init__(self, answer: http.client.HTTPResponse, watch: _Watch, client: Client) -> None:
+    def __init__(self, answer: http.client.HTTPResponse, watch: Watch, client: Client) -> None:
         self._answer = answer
         self._watch = watch
         self._client = client
@@ -230,14 +227,14 @@ class Response:
         if encoding in ("", "identity"):
             yield from self._raw()
         elif encoding in ("gzip", "x-gzip", "deflate"):
-            yield from _inflated(self._raw())
+            yield from inflated(self._raw())
         else:
             raise InputError("the archive's answer has an unknown encoding", code="pacs-encoding")
 
     def _raw(self) -> Iterator[bytes]:
         while True:
             try:
-                chunk = self._answer.read(_CHUNK)
+                chunk = self._answer.read(PIECE)
             except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
                 raise Interrupted(_named(error, self._watch)) from None
             if not chunk or self._watch.expired:
@@ -263,49 +260,7 @@ class Response:
         self._answer.close()
 
 
-class _Watch:
-    """Ends a request that takes too long altogether, in whatever phase it is."""
-
-    def __init__(self, sock: socket.socket, seconds: float) -> None:
-        self._sock = sock
-        self._end = time.monotonic() + seconds
-        self._timer = threading.Timer(seconds, self._shut)
-        self._timer.daemon = True
-        self._timer.start()
-        self.expired = False
-
-    def stop(self) -> None:
-        self._timer.cancel()
-
-    def _shut(self) -> None:
-        self.expired = True
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-
-
-def _inflated(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Gzip or zlib, never more than a piece at a time, whatever its ratio."""
-    inflate = zlib.decompressobj(wbits=47)  # 32 + 15: the header tells which
-    try:
-        for chunk in chunks:
-            pending = chunk
-            while pending:
-                yield inflate.decompress(pending, _CHUNK)
-                pending = inflate.unconsumed_tail
-    except zlib.error:
-        raise InputError("the archive's answer does not decompress", code="pacs-encoding") from None
-    while tail := inflate.decompress(b"", _CHUNK):
-        yield tail
-    if not inflate.eof:
-        raise Interrupted("the compressed answer ends early")
-
-
-def _seconds(header: str) -> float | None:
-    """`Retry-After` in seconds; its date form is not worth a clock comparison."""
-    return float(header) if header.isdigit() and len(header) < 7 else None
-
-
-def _named(error: Exception, watch: _Watch) -> str:
+def _named(error: Exception, watch: Watch) -> str:
     if watch.expired:
         return "a request took longer than request_timeout_s"
     return f"the connection broke ({type(error).__name__})"

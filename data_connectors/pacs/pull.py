@@ -27,7 +27,7 @@ from data_connectors.pacs.pulled import Pulled
 from data_connectors.pacs.reconcile import judge, lacks
 from data_connectors.pacs.source import ArchiveSource, DicomwebSource, DimseSource
 from data_connectors.pacs.store import Store
-from medvlp.errors import ArchiveError, InputError
+from medvlp.errors import ArchiveError, DependencyError, InputError
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,13 @@ def _connect(source: ArchiveSource, pacer: Pacer, store: Store) -> Archive:
         case DicomwebSource():
             return Dicomweb(source, pacer, store.incoming)
         case DimseSource():
-            from data_connectors.pacs.dimse import Dimse
+            try:
+                from data_connectors.pacs.dimse import Dimse
+            except ModuleNotFoundError as error:
+                raise DependencyError(
+                    "DIMSE needs pynetdicom", got=error.name,
+                    next_step="install medvlp[pacs], or use kind: dicomweb",
+                ) from None  # fmt: skip
 
             return Dimse(source, pacer, store.incoming)
         case _:
