@@ -39,7 +39,8 @@ class Volume:
     """
 
     array: np.ndarray
-    """int16 or float32 [D, H, W], original values (HU for CT)."""
+    """int16 or float32 [D, H, W], original values (HU for CT, SUV for PET where its header allows
+    it); float64 where float32 would lose something of deep pixel data."""
     affine: np.ndarray
     """float64 [4, 4]; index [d, h, w, 1] -> LPS+ millimetres."""
     unit: Unit
@@ -69,7 +70,7 @@ class Visual:
     """What a sample shows: a sequence of frames at positions. An image is one frame."""
 
     frames: np.ndarray
-    """uint8, uint16, int16 or float32 [n, h, w] (grey) or uint8 [n, h, w, 3] (colour)."""
+    """uint8, uint16, int16, float32 or float64 [n, h, w] (grey) or uint8 [n, h, w, 3] (colour)."""
     positions: np.ndarray
     """float64 [n]: millimetres for a volume, seconds for a clip, 0 for an image; ascending."""
     kind: Kind
