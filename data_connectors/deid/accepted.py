@@ -38,6 +38,7 @@ _REPORTS: Final = frozenset(
     _STORAGE + f"88.{end}" for end in (11, 22, 33, 34, 35, 50, 59, 65, 67, 68, 69, 71, 72, 73, 76)
 )
 _PRESENTATIONS: Final = frozenset(_STORAGE + f"11.{end}" for end in (1, 2, 3, 4, 5, 8))
+_DICOMDIR: Final = "1.2.840.10008.1.3.10"
 _VIDEO: Final = "1.2.840.10008.1.2.4.10"
 """MPEG-2, MPEG-4 and HEVC streams: .100 to .108."""
 
@@ -46,10 +47,14 @@ def check_accepted(dataset: Dataset, options: Options) -> None:
     """Refuse what cannot be de-identified by these rules.
 
     Raises:
-        InputError: `deid-unsupported` with the kind of object, `deid-already` for an object of
-            ours, `dicom-malformed` for one without class or instance UID.
+        InputError: `deid-unsupported` with the kind of object, `dicom-dicomdir` for an index,
+            `deid-already` for an object of ours, `dicom-malformed` for one without class or
+            instance.
     """
     kind = text(dataset, "SOPClassUID")
+    if _DICOMDIR in (kind, str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))):
+        raise InputError("a DICOMDIR is an index", code="dicom-dicomdir",
+                         next_step="nothing; its files are found without it")  # fmt: skip
     if not kind or not text(dataset, "SOPInstanceUID"):
         raise InputError("it has no SOP class or instance UID", code="dicom-malformed")
     if any("medvlp" in method for method in texts(dataset, "DeidentificationMethod")):

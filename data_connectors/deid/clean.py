@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cached_property
 
 from data_connectors.deid.scrub import Scrubber
 from data_connectors.deid.vocabulary import is_safe_token
@@ -23,9 +24,13 @@ class Cleaner:
     """
 
     def __init__(self, identifiers: Iterable[str], words: Iterable[str] = ()) -> None:
-        # No word is protected here: a patient called Heart loses it from the description, too.
-        self._scrubber = Scrubber(identifiers, generic=True)
+        self._identifiers = frozenset(identifiers)
         self._words = frozenset(word.lower() for word in words)
+
+    @cached_property
+    def _scrubber(self) -> Scrubber:
+        # No word is protected here: a patient called Heart loses it from the description, too.
+        return Scrubber(self._identifiers, generic=True)
 
     def clean(self, text: str) -> str:
         """The known words of a text, with what stands between them; maybe empty."""

@@ -42,6 +42,7 @@ _DUMMIES: Final[dict[str, Any]] = {
     **dict.fromkeys(TEXTS, "Removed"), **dict.fromkeys(("SS", "US", "SL", "UL", "SV", "UV"), 0),
     **dict.fromkeys(BULK, bytes(8)),
 }  # fmt: skip
+_LONG: Final = {"ST", "LT", "UT"}
 _CHARSET: Final = 0x00080005
 _CODE_VALUES: Final = (0x00080100, 0x00080119, 0x00080120)  # short, long, URN
 _SCHEME, _MEANING = 0x00080102, 0x00080104
@@ -125,9 +126,10 @@ class Engine:
         elif vr in ("IS", "DS"):
             self._each(dataset, element, lambda text: plain_number(keyword, text))
         elif vr == "CS" or vr in TEXTS:
-            dummy = _DUMMIES[vr]
-            self._each(dataset, element,
-                       lambda text: text if keeps_text(vr, text, words) else dummy)  # fmt: skip
+            other = self._cleaned if vr in _LONG and self._cleans else lambda _: str(_DUMMIES[vr])
+            self._each(
+                dataset, element, lambda text: text if keeps_text(vr, text, words) else other(text)
+            )
         elif vr in BULK or "OW" in vr:
             stays = kept_bulk(dataset, keyword, element.value, depth)
             if stays is None:
@@ -164,6 +166,13 @@ class Engine:
         if keeps_uid(text) or self.options.retain_uids:
             return text
         return self.names.uid(text)
+
+    @property
+    def _cleans(self) -> bool:
+        """Whether long texts may stay word by word."""
+        options = self.options
+        return (options.clean_descriptors or options.clean_structured_content
+                or options.clean_graphics)  # fmt: skip
 
     def _cleaned(self, text: str) -> str:
         return self.person.cleaner.clean(text)

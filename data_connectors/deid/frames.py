@@ -105,7 +105,8 @@ def clean_pixels(dataset: Dataset) -> None:
                 "an overlay lies in unused bits of compressed pixels",
                 code="deid-embedded-overlay", next_step="decompress the object first",
             )  # fmt: skip
-        element.value = _clean_fragments(element.value)
+        frames = max(1, whole(dataset, "NumberOfFrames"))
+        element.value = _clean_fragments(element.value, frames)
         return
     value = _trimmed(dataset, element.value)
     if embedded:
@@ -114,8 +115,11 @@ def clean_pixels(dataset: Dataset) -> None:
         element.value = value
 
 
-def _clean_fragments(value: bytes) -> bytes:
-    """Encapsulated pixel data, item by item; a code stream over several items as one."""
+def _clean_fragments(value: bytes, frames: int) -> bytes:
+    """Encapsulated pixel data, item by item; a code stream over several items as one.
+
+    An offset table that is none is replaced by an empty one.
+    """
     items: list[tuple[int, int]] = []
     place = 0
     while place + 8 <= len(value):
@@ -131,7 +135,7 @@ def _clean_fragments(value: bytes) -> bytes:
         place += 8 + length
     out = bytearray(value[:place])
     streams: list[list[tuple[int, int]]] = []
-    for start, stop in items[1:]:  # the first is the offset table
+    for start, stop in items[1:]:
         starts = value[start : start + 2] in (b"\xff\xd8", b"\xff\x4f")
         if starts or not streams:
             streams.append([])
@@ -142,7 +146,18 @@ def _clean_fragments(value: bytes) -> bytes:
         for a, b in parts:
             out[a:b] = clean[cursor : cursor + b - a]
             cursor += b - a
+    if items and not _is_offset_table(value[slice(*items[0])], frames):
+        return b"\xfe\xff\x00\xe0" + bytes(4) + bytes(out[items[0][1] :])
     return bytes(out)
+
+
+def _is_offset_table(data: bytes, frames: int) -> bool:
+    """Whether bytes are empty, or offsets of so many frames: from 0 on, ascending."""
+    if len(data) % 4:
+        return False
+    offsets = np.frombuffer(data, "<u4").astype(np.int64)
+    whole_table = len(offsets) == frames and offsets[0] == 0 and bool((np.diff(offsets) > 0).all())
+    return not data or whole_table
 
 
 def _trimmed(dataset: Dataset, value: bytes) -> bytes:

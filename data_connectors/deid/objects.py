@@ -106,11 +106,11 @@ def _deidentify(
 
 
 def _more(dataset: Dataset) -> Iterator[str]:
-    """Dates and UIDs of the object, which descriptions repeat."""
+    """The days that the object names, which descriptions repeat."""
     for element in dataset.iterall():
-        if element.VR in ("DA", "DT", "UI"):
+        if element.VR in ("DA", "DT"):
             for _, value in leaves(element):
-                yield str(value)
+                yield str(value)[:8]
 
 
 def _meta_values(dataset: Dataset) -> Iterator[tuple[str, Any]]:

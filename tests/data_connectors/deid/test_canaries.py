@@ -29,7 +29,7 @@ SYNTAXES = {
 
 @pytest.mark.parametrize("options", [{}, CLEANING], ids=["basic", "cleaning"])
 @pytest.mark.parametrize(
-    "syntax", [name if name in ("explicit", "JPEG") else pytest.param(name, marks=pytest.mark.slow)
+    "syntax", [name if name == "explicit" else pytest.param(name, marks=pytest.mark.slow)
                for name in SYNTAXES],
 )  # fmt: skip
 def test_no_canary_of_any_attribute_is_in_the_object_written(tmp_path, syntax, options):

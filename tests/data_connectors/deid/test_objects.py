@@ -308,3 +308,41 @@ def test_an_object_does_not_become_less_valid(tmp_path, program):
     for name in ("CT_small.dcm", "MR_small.dcm", "examples_palette.dcm", "examples_overlay.dcm"):
         (source / name).write_bytes(Path(get_testdata_file(name)).read_bytes())
     assert check_valid(source, program("dciodvfy"), tmp_path) == 4
+
+
+def test_reports_keep_known_words_and_coded_concepts_when_asked():
+    dataset = pydicom.dcmread(get_testdata_file("reportsi.dcm"))
+    with pytest.raises(InputError):
+        cleared(dataset)
+    item = Dataset()
+    item.ValueType, item.RelationshipType = "TEXT", "CONTAINS"
+    item.TextValue = "Dr. Quillon: nodule in the left lung of Zyra Ferrum, seen 12.04.2019."
+    dataset.PatientName = "Ferrum^Zyra"
+    dataset.ContentSequence.append(item)
+    made = clean(dataset, clean_structured_content=True)
+    text = made.ContentSequence[-1].TextValue
+    assert "nodule" in text
+    assert "left lung" in text
+    for word in ("Quillon", "Ferrum", "Zyra", "2019"):
+        assert word not in str(made)
+    assert made.ContentSequence[-1].ValueType == "TEXT"
+
+
+def test_an_offset_table_that_is_text_is_emptied_and_a_true_one_stays():
+    from pydicom.encaps import encapsulate
+
+    frame = pydicom.dcmread(get_testdata_file("JPEG2000.dcm"))
+    stream = next(pydicom.encaps.generate_frames(frame.PixelData, number_of_frames=1))
+    frame.PixelData = encapsulate([stream])
+    assert clean(frame).PixelData == frame.PixelData
+    frame.PixelData = b"\xfe\xff\x00\xe0\x08\0\0\0Quillon " + frame.PixelData[12:]
+    made = clean(frame)
+    assert b"Quillon" not in made.PixelData
+    assert read_image(made).digest == read_image(frame).digest
+
+
+def test_an_index_is_refused_as_one():
+    path = Path(get_testdata_file("DICOMDIR"))
+    with pytest.raises(InputError) as caught:
+        deidentify_object(path, DeidentifyConfig(), NAMES)
+    assert caught.value.code == "dicom-dicomdir"
