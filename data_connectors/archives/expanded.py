@@ -24,6 +24,8 @@ _MOST_STATES: Final = 256
 _INPUT: Final = 16 * 1024
 _OUTPUT: Final = 256 * 1024
 _XZ_MEMORY: Final = 256 * 1024 * 1024
+_KEPT: Final = 128 * 1024 * 1024
+"""Most bytes that are kept of what cannot be read backwards."""
 
 
 class _State:
@@ -43,8 +45,8 @@ class _State:
 class Expanded:
     """The bytes of a `.gz`, `.bz2` or `.xz` file; several members in one file are joined.
 
-    A gzip file is random access after the first pass; the others go forward, and begin again to
-    go back.
+    A gzip file is random access after the first pass. The decompressors of the others cannot be
+    copied: their first 128 MiB are kept, and to go back behind those is to begin again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,6 +56,7 @@ class Expanded:
         self._gzip = self._kind in ("gz", "tgz")
         self._step = _STEP
         self._states: list[_State] = []
+        self._kept = bytearray()
         self._now = self._fresh(0, b"", 0)
         self._ahead = b""
         """Came out, but lies behind the place that was asked for."""
@@ -70,6 +73,8 @@ class Expanded:
             InputError: It expands like a bomb (`archive-bomb`).
             OSError, ValueError, zlib.error, lzma.LZMAError: Its bytes make no sense.
         """
+        if start + count <= len(self._kept):
+            return bytes(self._kept[start : start + count])
         self._go(start)
         parts: list[bytes] = []
         while count > 0:
@@ -117,6 +122,7 @@ class Expanded:
             piece: bytes = now.decoder.decompress(given, _OUTPUT)
             now.given = getattr(now.decoder, "unconsumed_tail", b"")
             if piece:
+                self._keep_bytes(piece)
                 now.at += len(piece)
                 self._check()
                 self._keep()
@@ -152,6 +158,10 @@ class Expanded:
     def _check(self) -> None:
         if self._now.at > max(FREE_TOTAL, MAX_RATIO * self._packed):
             raise bomb(self._now.at, self._packed)
+
+    def _keep_bytes(self, piece: bytes) -> None:
+        if not self._gzip and self._now.at == len(self._kept) < _KEPT:
+            self._kept += piece
 
     def _keep(self) -> None:
         """Remember where we are, if the last state is far behind."""

@@ -278,3 +278,21 @@ def test_what_expands_beyond_reason_is_refused_unread(tmp_path, monkeypatch, nam
     for module in (expanded, zips):
         monkeypatch.setattr(module, "FREE_TOTAL", 1_000_000)
     assert codes(path)["*"] == "archive-bomb"
+
+
+@pytest.mark.parametrize("kept", [0, 30_000, 1 << 27])
+@pytest.mark.parametrize("ending", ["bz2", "xz"])
+def test_streams_that_go_forward_only_are_read_anywhere(tmp_path, monkeypatch, ending, kept):
+    import bz2
+    import lzma
+
+    monkeypatch.setattr("data_connectors.archives.expanded._KEPT", kept)
+    data = np.random.default_rng(0).integers(0, 256, 900_000, np.uint8).tobytes()
+    path = tmp_path / f"in.{ending}"
+    compress = bz2.compress if ending == "bz2" else lzma.compress
+    path.write_bytes(compress(data[:500_000]) + compress(data[500_000:]))
+    stream = Expanded(path)
+    rng = np.random.default_rng(1)
+    for start in rng.integers(0, len(data), 12):
+        assert stream.read_at(int(start), 4000) == data[start : start + 4000]
+    assert stream.read_at(len(data) - 5, 100) == data[-5:]
