@@ -82,6 +82,16 @@ def _evaluate(args: argparse.Namespace) -> Summary:
     return summary
 
 
+def _predict(args: argparse.Namespace) -> Summary:
+    from downstream.predict import predict
+
+    labels = tuple(label.strip() for label in args.labels.split(",") if label.strip())
+    return predict(
+        args.path, run=args.run, labels=labels, out=args.out, dicom=not args.no_dicom,
+        masks=args.masks,
+    )  # fmt: skip
+
+
 def _interpolate(args: argparse.Namespace) -> Summary:
     from downstream.config import EvalConfig
     from downstream.sweep import SweepPlan, sweep
@@ -178,6 +188,11 @@ VERBS: dict[str, Verb] = {
         "zero-shot tasks: metrics, predictions, report",
         "medvlp evaluate --config configs/eval/demo.yaml --data dataset --run run --out report",
     ),
+    "predict": Verb(
+        _predict,
+        "one case: zero-shot scores, heat maps, DICOM SEG and SR",
+        'medvlp predict --run run --labels "pleural_effusion,nodule" --out answer series/',
+    ),
     "interpolate": Verb(
         _interpolate,
         "WiSE-FT: models between a run and its base; evaluates each, chooses one",
@@ -212,8 +227,10 @@ def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
     if name in ("demo", "ingest", "deidentify", "pretrain", "evaluate", "interpolate", "release"):
         add("--set", action="append", default=[], metavar="KEY=VALUE",
             help="override one config value (demo: of its trainings); repeatable")  # fmt: skip
-    if name in ("demo", "phantom", "ingest", "deidentify", "pretrain", "evaluate", "interpolate",
-                "release"):  # fmt: skip
+    if name in (
+        "demo", "phantom", "ingest", "deidentify", "pretrain", "evaluate", "predict",
+        "interpolate", "release",
+    ):  # fmt: skip
         add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     match name:
         case "demo" | "phantom":
@@ -229,6 +246,13 @@ def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
         case "evaluate":
             add("--data", type=Path, required=True, metavar="DATASET")
             add("--run", type=Path, required=True, metavar="RUN")
+        case "predict":
+            add("path", type=Path, help="a DICOM series, one DICOM file, or a PNG or JPEG")
+            add("--run", type=Path, required=True, metavar="RUN")
+            add("--labels", required=True, metavar="A,B", help="concept ids, or any words")
+            add("--masks", choices=["fractional", "binary"], default="fractional",
+                help="what the segmentation holds (default: fractional)")  # fmt: skip
+            add("--no-dicom", action="store_true", help="write no SEG and SR")
         case "interpolate":
             add("--run", type=Path, required=True, metavar="RUN", help="the fine-tuned run")
             add("--base", required=True, metavar="RUN|start",

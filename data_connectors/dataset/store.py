@@ -113,21 +113,7 @@ class Dataset:
             DatasetError: The sample has no pixels (kind "text").
         """
         members = self._members(sample, max_frames)
-        unit = sample.geometry.unit or ("rgb" if sample.kind == "clip" else "raw")
-        window = sample.geometry.window
-        if sample.kind == "volume":
-            frames = np.load(io.BytesIO(members[0][1]), allow_pickle=False)
-            chosen = _spread(len(frames), max_frames)
-            positions = _positions(sample.geometry, len(frames))[chosen]
-            frames = frames if len(chosen) == len(frames) else frames[chosen]
-            return Visual(frames, positions, "volume", unit, window)
-        if sample.kind == "clip":
-            frames = np.stack([_pixels(data, colour=True) for _, data in members])
-            positions = np.array([int(name.split(".")[1]) / 1000 for name, _ in members])
-            return Visual(frames, positions, "clip", unit, window)
-        frame = _pixels(members[0][1])
-        unit = "rgb" if frame.ndim == 3 else unit
-        return Visual(frame[None], np.zeros(1), "image", unit, window)
+        return decode_visual(sample.kind, sample.geometry, members, max_frames=max_frames)
 
     def regions(self, key: str) -> list[Region]:
         """Where the findings of one sample are; empty when it is not known."""
@@ -204,6 +190,38 @@ class Dataset:
         for handle in self._handles.values():
             os.close(handle)
         self._handles = {}
+
+
+def decode_visual(
+    kind: Kind,
+    geometry: Geometry,
+    members: Sequence[tuple[str, bytes]],
+    *,
+    max_frames: int | None = None,
+) -> Visual:
+    """What the members of a stored visual show; the one way from bytes to what a model sees.
+
+    Args:
+        kind: Not "text".
+        geometry: Of the sample.
+        members: (`KEY.extension`, data) of its members; of a clip, those that are wanted.
+        max_frames: Of a volume; see `Dataset.visual`.
+    """
+    unit = geometry.unit or ("rgb" if kind == "clip" else "raw")
+    window = geometry.window
+    if kind == "volume":
+        frames = np.load(io.BytesIO(members[0][1]), allow_pickle=False)
+        chosen = _spread(len(frames), max_frames)
+        positions = _positions(geometry, len(frames))[chosen]
+        frames = frames if len(chosen) == len(frames) else frames[chosen]
+        return Visual(frames, positions, "volume", unit, window)
+    if kind == "clip":
+        frames = np.stack([_pixels(data, colour=True) for _, data in members])
+        positions = np.array([int(name.split(".")[1]) / 1000 for name, _ in members])
+        return Visual(frames, positions, "clip", unit, window)
+    frame = _pixels(members[0][1])
+    unit = "rgb" if frame.ndim == 3 else unit
+    return Visual(frame[None], np.zeros(1), "image", unit, window)
 
 
 def _positions(geometry: Geometry, count: int) -> np.ndarray:

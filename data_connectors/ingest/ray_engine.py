@@ -64,6 +64,7 @@ class RayEngine:
         """Leave the cluster; one that was started here ends."""
         for worker in self._idle:
             self._ray.kill(worker.actor)
+        self._idle = []
         if self._ours:
             self._ray.shutdown()
 
