@@ -335,10 +335,13 @@ def run(argv: Sequence[str]) -> Summary:
     args = build_parser().parse_args(argv)
     logging.basicConfig(
         stream=sys.stderr,
-        level=logging.DEBUG if args.verbose else logging.INFO,
+        level=logging.INFO,
         format="%(asctime)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
     )
+    if args.verbose:  # of our own alone: at this level Pillow logs the metadata of every image
+        for package in ("medvlp", "data_connectors", "pretrain", "downstream", "governance"):
+            logging.getLogger(package).setLevel(logging.DEBUG)
     # A codec that reports every tile of every slice.
     logging.getLogger("openjpeg").setLevel(logging.WARNING)
     return VERBS[args.verb].run(args)

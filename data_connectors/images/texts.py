@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from data_connectors.deid.vocabulary import is_safe
 from data_connectors.images.source import ImagesSource
 from data_connectors.images.table import Row, cell, fill
 from medvlp.errors import InputError
@@ -46,7 +47,8 @@ def _label_words(source: ImagesSource, rows: Sequence[Row]) -> dict[str, str]:
                 continue
             if source.label_map and raw not in source.label_map:
                 raise InputError(
-                    "a label is not in label_map", code="label-unmapped", got=repr(raw),
+                    "a label is not in label_map", code="label-unmapped",
+                    got=repr(raw) if is_safe(raw) else None,
                     next_step="map it to a concept id, or to an empty string to drop it",
                 )  # fmt: skip
             concept = source.label_map.get(raw, _snake(raw))

@@ -88,7 +88,8 @@ def _message(blob: bytes, encoding: str) -> tuple[str, int, Raw]:
     kind = _component(segments[0], 8, 0, marks)
     if kind != "ORU":
         raise InputError(
-            "the message holds no observations", code="hl7-not-oru", got=kind[:3] or "nothing",
+            "the message holds no observations", code="hl7-not-oru",
+            got=kind if kind in _KINDS else None,
             limit="ORU", next_step="send ORU^R01 messages to this source",
         )  # fmt: skip
     person = next((s for s in segments if s[0] == "PID"), [])
@@ -107,6 +108,10 @@ def _message(blob: bytes, encoding: str) -> tuple[str, int, Raw]:
     return accession, _RANK.get(_component(order, 25, 0, marks), 2), raw
 
 
+_KINDS = {"ACK", "ADT", "BAR", "DFT", "MDM", "OMG", "OMI", "OML", "ORL", "ORM", "ORR", "RDE", "SIU"}
+"""Kinds of messages that may be named: anything else in MSH-9 may be anything."""
+
+
 def _decode(blob: bytes, marks: Delimiters, encoding: str) -> str:
     head = _BREAK.split(blob[:1000].decode("latin-1"))[0].split(marks.field)
     claimed = (head[17] if len(head) > 17 else "").split(marks.repetition)[0].strip().upper()
@@ -118,7 +123,8 @@ def _decode(blob: bytes, marks: Delimiters, encoding: str) -> str:
             return blob.decode("cp1252", errors="replace")
         raise InputError(
             "the bytes do not fit the character set of MSH-18", code="report-encoding",
-            got=claimed or encoding, next_step="set `encoding` of this source",
+            got=claimed if claimed in _CHARSETS else encoding or None,
+            next_step="set `encoding` of this source",
         ) from None  # fmt: skip
 
 
