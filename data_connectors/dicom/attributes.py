@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from struct import unpack
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
@@ -86,7 +85,7 @@ class Skimmed:
         """As `pydicom.dataset.Dataset.get`."""
         if type(key) is not str:
             return self._at(key, default)
-        tag, vr, encoded = _of(key)
+        tag, vr, encoded = _KNOWN.get(key) or _of(key)
         element = self._elements.get(tag)
         if element is None:
             return default
@@ -112,6 +111,19 @@ class Skimmed:
     def __contains__(self, name: Any) -> bool:
         return tag_of(name) in self._elements
 
+    def said(self, but: frozenset[int]) -> object:
+        """All that was kept, as it lies in the file, but the values of some tags.
+
+        What was too long to be read counts as different from everything.
+        """
+        elements: list[tuple[int, bytes, object]] = [
+            (tag, e[0], e[1] if e[1] is not None else object())
+            for tag, e in self._elements.items()
+            if tag not in but
+        ]
+        meta = [(tag, e[1]) for tag, e in self._meta.items()]
+        return (self._little, tuple(meta), tuple(elements))
+
     @property
     def file_meta(self) -> Skimmed:
         """The file meta information."""
@@ -132,7 +144,7 @@ class WalkedDataset(FileDataset):
 
     def plain(self, keyword: str) -> Any:
         """The value under a keyword, as `Skimmed.get` gives it."""
-        tag, vr, _ = _of(keyword)
+        tag, vr, _ = _KNOWN.get(keyword) or _of(keyword)
         raw = self._dict.get(tag)  # type: ignore[call-overload]
         if type(raw) is RawDataElement and (raw.VR is None or vr == raw.VR):
             value = plain_value(raw.value, vr, raw.is_little_endian, self.ascii_text)
@@ -204,14 +216,17 @@ def tag_of(key: Any) -> int:
     return key[0] << 16 | key[1] if isinstance(key, tuple) else int(key)
 
 
-@cache
+_KNOWN: Final[dict[str, tuple[int, str, bytes]]] = {}
+
+
 def _of(keyword: str) -> tuple[int, str, bytes]:
-    """(tag, value representation, the same as it is encoded) of a keyword."""
-    tag = tag_for_keyword(keyword)
-    if tag is None:
-        return -1, "", b""
-    vr: str = dictionary_VR(tag)
-    return int(tag), vr, vr.encode()
+    """(tag, value representation, the same as it is encoded) of a keyword; looked up once."""
+    found = _KNOWN.get(keyword)
+    if found is None:
+        tag = tag_for_keyword(keyword)
+        vr = "" if tag is None else str(dictionary_VR(tag))
+        found = _KNOWN[keyword] = (-1 if tag is None else int(tag), vr, vr.encode())
+    return found
 
 
 def build_dataset(walked: Walked, handle: Handle, *, limit: int) -> WalkedDataset:

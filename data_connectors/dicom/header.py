@@ -16,8 +16,15 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from data_connectors.dicom.attributes import Attributes, build_dataset, look, skim, tag_of
-from data_connectors.dicom.passes import PASS_TAGS, pass_values
+from data_connectors.dicom.attributes import (
+    Attributes,
+    Skimmed,
+    build_dataset,
+    look,
+    skim,
+    tag_of,
+)
+from data_connectors.dicom.passes import PASS_TAGS, WEAK, pass_values, weak_values
 from data_connectors.dicom.quiet import quiet
 from data_connectors.dicom.skim import (
     DEFLATED,
@@ -154,7 +161,7 @@ def read_header(handle: Handle, name: str) -> Header:
 
     def skimmed() -> Header:
         with open_bytes(handle) as source:
-            return parse_header(skim(walk(source, _wanted()), handle), name)
+            return _parse_skimmed(skim(walk(source, _wanted()), handle), name)
 
     def parsed() -> Header:
         found = _by_pydicom(handle, MAX_HEADER, stop_before_pixels=True, specific_tags=_TAGS)
@@ -164,6 +171,46 @@ def read_header(handle: Handle, name: str) -> Header:
         return explained(skimmed)
     except Unusual:
         return guarded(parsed)
+
+
+_VARYING: Final = frozenset(
+    tag_of(keyword)
+    for keyword in ("SOPInstanceUID", "ImagePositionPatient", "InstanceNumber", *WEAK)
+)
+"""What differs from slice to slice of a series; `_parse_skimmed` reads just these."""
+_MOST_ALIKE: Final = 64
+_alike: Final[dict[object, Header]] = {}
+"""Headers by all that their files say but `_VARYING`: most of an archive is the same again."""
+
+
+def _parse_skimmed(found: Skimmed, name: str) -> Header:
+    """As `parse_header`; what another slice said in the same words is not parsed again."""
+    said = found.said(_VARYING)
+    like = _alike.get(said)
+    if like is None:
+        if len(_alike) >= _MOST_ALIKE:
+            _alike.clear()
+        header = _alike[said] = parse_header(found, name)
+        return header
+    origin = numbers(found, "ImagePositionPatient", 3)
+    plane = like.plane
+    if plane is None:
+        plane = plane_of(found, found, found)
+    elif origin is None:
+        plane = None
+    else:
+        at = (origin[0], origin[1], origin[2])
+        plane = Plane(at, plane.along_row, plane.along_column, plane.spacing)
+    weak = weak_values(found)
+    values = {field: getattr(like, field) for field in Header.__slots__}
+    values |= {
+        "name": name,
+        "sop_uid": text(found, "SOPInstanceUID"),
+        "plane": plane,
+        "passes": (*like.passes[: -len(weak)], *weak),
+        "number": _instance_number(found),
+    }
+    return Header(**values)
 
 
 @cache
@@ -323,8 +370,10 @@ def texts(dataset: Attributes, keyword: str) -> tuple[str, ...]:
     value = look(dataset, keyword)
     if value is None or value == "":
         return ()
+    if type(value) is str:
+        return (value.strip(" \0"),)
     many = isinstance(value, Iterable) and not isinstance(value, str | bytes)
-    return tuple(str(part).strip(" \0") for part in (value if many else (value,)))
+    return tuple([str(part).strip(" \0") for part in (value if many else (value,))])
 
 
 def whole(dataset: Attributes, keyword: str) -> int:
@@ -344,11 +393,11 @@ def numbers(
 ) -> tuple[float, ...] | None:
     """So many finite numbers, or None."""
     try:
-        values = tuple(float(part) for part in texts(dataset, keyword))
+        values = tuple(map(float, texts(dataset, keyword)))
     except ValueError:
         return None
     fits = len(values) >= count if at_least else len(values) == count
-    finite = all(abs(value) < 1e300 for value in values)  # also false for nan
+    finite = all([abs(value) < 1e300 for value in values])  # also false for nan
     return values if fits and finite else None
 
 

@@ -47,13 +47,17 @@ def pass_values(dataset: Attributes) -> tuple[str, ...]:
 
     Numbers are written to five figures, so that `80`, `80.0` and a rounded `80.0000012` are one.
     """
-    public = {name: joined(dataset.get(name)) for name in (*STRONG, *WEAK)}
+    public = {name: joined(dataset.get(name)) for name in STRONG}
     private = {name: joined(_element(dataset, tag)) for name, tag in _PRIVATE.items()}
     ge = private["b-value (GE)"].split("\\")[0]
     if ge:
         private["b-value (GE)"] = _ge_b_value(ge)
-    values = public | private
-    return tuple(values[name] for name in PASS_NAMES)
+    return (*public.values(), *private.values(), *weak_values(dataset))
+
+
+def weak_values(dataset: Attributes) -> tuple[str, ...]:
+    """Those of `WEAK`, which come last in `PASS_NAMES`."""
+    return tuple([joined(dataset.get(name)) for name in WEAK])
 
 
 def _element(dataset: Attributes, tag: tuple[int, int]) -> Any:

@@ -33,6 +33,10 @@ _PIXELS: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
+_LITTLE: Final = tuple(Struct(f"<{form}").unpack_from for form in ("HH2sH", "I", "HHI"))
+_BIG: Final = tuple(Struct(f">{form}").unpack_from for form in ("HH2sH", "I", "HHI"))
+
+
 class Unusual(Exception):
     """Something that is left to pydicom."""
 
@@ -143,10 +147,7 @@ def _walk(
     keep: int = 1 << 20,
 ) -> tuple[dict[int, Element], int, tuple[int, Element] | None]:
     """(elements, where it stopped, the pixel data); with `group` only that group is read."""
-    order = "<" if little else ">"
-    read_short = Struct(order + "HH2sH").unpack_from
-    read_long = Struct(order + "I").unpack_from
-    read_plain = Struct(order + "HHI").unpack_from
+    read_short, read_long, read_plain = _LITTLE if little else _BIG
     found: dict[int, Element] = {}
     block, base, at = source.read(start, BLOCK - start % BLOCK), start, 0
     size = len(block)
@@ -182,15 +183,23 @@ def _walk(
         end = at + head + length
         if wanted is None or tag in wanted:
             if end <= size:
-                found[tag] = Element(vr, block[at + head : end], value_at, length)
+                value = block[at + head : end]
+                found[tag] = tuple.__new__(Element, (vr, value, value_at, length))  # the fast way
             else:
-                value = None if length > keep else source.read(value_at, length)
-                if value is not None and len(value) < length:
-                    raise Unusual  # the file ends here
-                found[tag] = Element(vr, value, value_at, length)
+                found[tag] = Element(vr, _kept(source, value_at, length, keep), value_at, length)
         at = end
         if at > size:
             base, at, block, size = base + at, 0, b"", 0
+
+
+def _kept(source: Bytes, at: int, length: int, keep: int) -> bytes | None:
+    """A value that is not in the block that was read."""
+    if length > keep:
+        return None
+    value = source.read(at, length)
+    if len(value) < length:
+        raise Unusual  # the file ends here
+    return value
 
 
 def _sequence_vr(tag: int, vr: bytes, following: bytes, little: bool) -> bytes:
