@@ -245,9 +245,10 @@ def test_slices_that_say_the_same_are_told_apart_where_they_differ(
     """The second slice of a series is not parsed again; every change must be seen all the same."""
     changes: list[dict[str, Any]] = [
         {}, {"SOPInstanceUID": "2.25.99"}, {"InstanceNumber": 77}, {"ContentTime": "101112"},
-        {"ImagePositionPatient": [1, 2, 3]}, {"ImagePositionPatient": None}, {"PixelSpacing": [1, 1]},
+        {"ImagePositionPatient": [1, 2, 3]}, {"ImagePositionPatient": None},
+        {"PixelSpacing": [1, 1]},
         {"PatientID": "other"}, {"EchoTime": 3.5}, {"ImageOrientationPatient": [0, 1, 0, 0, 0, 1]},
-        {"AcquisitionTime": "1", "TriggerTime": 2}, {"Modality": "SR"}, {},
+        {"AcquisitionTime": "101113", "TriggerTime": 2}, {"Modality": "SR"}, {},
     ]  # fmt: skip
     paths = write_series(tmp_path, np.zeros((len(changes), 4, 4), np.int16), each=changes)
     expected = [by_pydicom(path) for path in paths]
