@@ -220,7 +220,7 @@ def raw_peer(reply: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def huge(connection: socket.socket) -> None:
-    connection.sendall(struct.pack(">BBL", 2, 0, 0xFFFF_FFF0))
+    connection.sendall(struct.pack(">BBL", 2, 0, 200_000_000))  # below max_bytes
     for _ in range(200):
         connection.sendall(b"\0" * 1_000_000)
 
