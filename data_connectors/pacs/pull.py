@@ -132,7 +132,9 @@ class _Pull:
                 f"the archive cannot be searched: {error.what}", code=error.code, got=error.got,
                 next_step="check the address of the service",
             ) from None  # fmt: skip
-        return [found[key] for key in sorted(found)][: self.source.find.max_series]
+        listed = [found[key] for key in sorted(found)][: self.source.find.max_series]
+        log.info("the archive lists %d series, of which %d are asked for", len(found), len(listed))
+        return listed
 
     def _expect(self, changed: list[Series], *, anew: bool) -> None:
         """Ask for the instances of series, and note them."""
