@@ -37,7 +37,7 @@ ENDINGS = {"dicom": ".dcm", "dicomdir": "", "zip": ".zip", "tar": ".tar", "tgz":
            "gz": ".dcm.gz", "png": ".png", "jpg": ".jpg", "nii": ".nii",
            "nii.gz": ".nii.gz"}  # fmt: skip
 IMAGES = {"png", "jpg", "nii", "nii.gz"}
-LIMIT_S = 60
+LIMIT_S = 120
 MEMORY_MB = 1500
 FAULTS = ("reader-failed", "reader-crashed", "reader-timeout")
 

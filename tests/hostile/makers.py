@@ -84,14 +84,15 @@ def gzipped(mebibytes: int, first: bytes = b"") -> bytes:
     return start + block * (mebibytes // 16)
 
 
-def deflate_bomb(mebibytes: int = 1100) -> bytes:
-    """0.5 to 1.1 MB of deflated data set that inflates to a gibibyte of pixels, or of padding."""
+def deflate_bomb(mebibytes: int = 1100, *, private: bool = False) -> bytes:
+    """About 1 MB of deflated data set that inflates to a gibibyte of pixels, or before them."""
     whole = dicom()
     meta_end = 144 + int.from_bytes(whole[140:144], "little")
     body = whole[meta_end:]
     at = body.index(b"\xe0\x7f\x10\x00")
     size = mebibytes * MIB
-    start = body[:at] + b"\xe0\x7f\x10\x00OW\0\0" + struct.pack("<I", size)
+    element = b"\x09\x00\x10\x10OB\0\0" if private else b"\xe0\x7f\x10\x00OW\0\0"
+    start = (b"" if private else body[:at]) + element + struct.pack("<I", size)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(bytes(16 * MIB)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -102,7 +103,9 @@ def deflate_bomb(mebibytes: int = 1100) -> bytes:
     meta = syntax[: old - 2] + struct.pack("<H", len(new)) + new + syntax[old + 20 :]
     length = int.from_bytes(meta[140:144], "little") + grown
     meta = meta[:140] + struct.pack("<I", length) + meta[144:]
-    return meta + packed + block * (mebibytes // 16) + packer.flush()
+    stop = mebibytes // 16 * 16
+    rest = packer.compress(bytes((mebibytes - stop) * MIB) + (body if private else b""))
+    return meta + packed + block * (mebibytes // 16) + rest + packer.flush()
 
 
 def rle_bomb(rows: int = 22_000, columns: int = 20_000) -> bytes:

@@ -69,7 +69,9 @@ def mutate(data: bytes, kind: str, number: int, rng: random.Random) -> bytes:
 
 
 def _own_identity(data: bytes, number: int) -> bytes:
-    for uid in set(re.findall(rb"[12](?:\.\d+){5,20}", data[:8192])):
+    for uid in set(
+        re.findall(rb"[12](?:\.\d+){5,20}|[0-9a-f]{8}(?:-[0-9a-f]{4,12}){4}", data[:8192])
+    ):
         if not uid.startswith(b"1.2.840.10008") and len(uid) > 16:
             data = data.replace(uid, uid[:-7] + b"%07d" % (1_000_000 + number))
     return data

@@ -17,6 +17,7 @@ def hostile() -> dict[str, tuple[bytes, set[str]]]:
     """Name -> (file, codes of which one is right)."""
     files: dict[str, tuple[bytes, set[str]]] = {
         "deflate.dcm": (makers.deflate_bomb(), TOO_LARGE | LYING),
+        "deflate private.dcm": (makers.deflate_bomb(private=True), TOO_LARGE),
         "rle.dcm": (makers.rle_bomb(), TOO_LARGE),
         "frames.dcm": (makers.dicom(NumberOfFrames="1000000"), TOO_LARGE | LYING),
         "huge.dcm": (
