@@ -27,7 +27,7 @@ from data_connectors.deid.gate import CLEARED, REVIEWED
 from data_connectors.deid.options import DeidentifyConfig, Options
 from data_connectors.deid.pseudonyms import Pseudonyms
 from data_connectors.deid.residual import Residual
-from data_connectors.dicom.header import guarded, read_dataset, text
+from data_connectors.dicom.header import guarded, read_object, text
 from data_connectors.dicom.identity import identity_of
 from data_connectors.files import Handle
 from data_connectors.ingest.reading import in_domain
@@ -72,7 +72,7 @@ def deidentify_object(
         InputError: It is no DICOM file, not of an accepted kind, has no patient, or something of
             what was taken out is still in it (`deid-residual`).
     """
-    dataset = read_dataset(handle)
+    dataset = read_object(handle, max_bytes=config.max_bytes)
     return guarded(lambda: _deidentify(dataset, config, names, look))
 
 

@@ -243,6 +243,19 @@ def read_dataset(handle: Handle, *, max_bytes: int = 2_000_000_000) -> Dataset:
     return guarded(read)
 
 
+def read_object(handle: Handle, *, max_bytes: int = 2_000_000_000) -> Dataset:
+    """Read a whole object with everything that is in it: for writing it again.
+
+    Args:
+        handle: The input.
+        max_bytes: Most bytes that a deflated object may inflate to.
+
+    Raises:
+        InputError: As `read_header`.
+    """
+    return guarded(lambda: _by_pydicom(handle, max_bytes))
+
+
 def _by_pydicom(handle: Handle, limit: int, **options: Any) -> Dataset:
     """What the walk leaves to pydicom; a deflated object is inflated within the limit first."""
     try:
