@@ -93,6 +93,13 @@ class Gate:
         if self.policy.faces == "flag":
             return _flagged(item, FACE)
         why = f"a face could be made from the volume ({', '.join(item.pixels.face)})"
+        if self.policy.faces == "remove":
+            from data_connectors.deid.deface import defaced
+
+            without = defaced(item)
+            if without is not None:
+                return _flagged(without, DEFACED)
+            why += "; no head was found in it"
         return Refused(
             "face-visible", why, "deface it with a tool of your own, or set deid.faces: flag",
             item.inputs,

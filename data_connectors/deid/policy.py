@@ -17,10 +17,11 @@ ocr         the same, unless text recognition over every frame finds nothing
 ocr-all     text recognition also where the header gives no reason
 accept      take them as they are: public data, data whose pixels were cleaned before
 """
-Faces = Literal["flag", "refuse", "keep"]
+Faces = Literal["flag", "remove", "refuse", "keep"]
 """What to do with volumes from which a face could be made.
 
 flag        mark the sample (`flags` in samples.parquet)
+remove      blank the face (see `deface`); refuse where no head is found
 refuse      quarantine
 keep        nothing
 """
