@@ -54,6 +54,17 @@ def silence() -> None:
     _config.LOG_RESPONSE_IDENTIFIERS = False
 
 
+class UnservedError(InputError):
+    """The archive does not do what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the archive does not do what it is asked for", code="pacs-refused",
+            next_step="ask its administrator which services our AE title may use; "
+            "`retrieve` chooses between C-GET and C-MOVE",
+        )  # fmt: skip
+
+
 class Gate:
     """Reads the socket of one association, within limits.
 
@@ -216,6 +227,8 @@ def explain(peer: Any) -> None:
             got=f"reason {answer.result_source}.{answer.diagnostic}",
             next_step="the archive must know our AE title (`calling`) and have the title `called`",
         )  # fmt: skip
+    if peer.rejected_contexts and not peer.accepted_contexts:
+        raise UnservedError
     raise Interrupted("no association")
 
 

@@ -21,6 +21,7 @@ from data_connectors.pacs.association import (
     STUDY_MOVE,
     VERIFICATION,
     Gate,
+    UnservedError,
     broken,
     explain,
     raise_of,
@@ -34,8 +35,8 @@ from data_connectors.pacs.source import DimseSource
 from medvlp.errors import ArchiveError, InputError
 
 _PENDING: Final = (0xFF00, 0xFF01)
-_UNSUPPORTED: Final = (0x0112, 0x0122, 0x0211, 0xA801)
-"""No such object instance, class not supported, unrecognised operation, destination unknown."""
+_UNSUPPORTED: Final = (0x0122, 0x0211)
+"""SOP class not supported, unrecognised operation."""
 _MAX_ROWS: Final = 5_000_000
 _PATIENCE: Final = 3
 
@@ -186,11 +187,9 @@ class Dimse:
             try:
                 self._get(query, wanted, take)
                 return
-            except _NoGetError as error:
+            except UnservedError:
                 if self._source.retrieve == "get":
-                    raise InputError(
-                        "the archive does not do C-GET", code="pacs-refused"
-                    ) from error
+                    raise
                 self._moves = True
         self._move(series, query, wanted, take)
 
@@ -221,7 +220,7 @@ class Dimse:
         gate = self._gate()
         with self._associate(contexts, gate=gate, store=store) as (peer, late):
             if not any(c.abstract_syntax == STUDY_GET for c in peer.accepted_contexts):
-                raise _NoGetError
+                raise UnservedError
             gate.begin(self._pacer.pace.request_timeout_s)
             for answer, _ in peer.send_c_get(query, STUDY_GET):
                 status = status_of(answer)
@@ -230,7 +229,7 @@ class Dimse:
                 if status in (0x0000, 0xB000):  # with B000, the ledger knows what is missing
                     return came
                 if status in _UNSUPPORTED and not came:
-                    raise _NoGetError
+                    raise UnservedError
                 if status is not None:
                     raise_of("C-GET", status)
             raise Interrupted(broken(late, "C-GET"))
@@ -294,7 +293,3 @@ class Dimse:
         finally:
             with suppress(Exception):
                 peer.release() if peer.is_established else peer.abort()
-
-
-class _NoGetError(Exception):
-    """The archive does not do C-GET."""

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from data_connectors.dicom.quiet import quiet
 from data_connectors.pacs.archive import Archive, Key, Series
@@ -31,6 +32,7 @@ from medvlp.errors import ArchiveError, DependencyError, InputError
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _State = tuple[int | None, tuple[str, ...]]
 """What the archive says of a series: count, and listed instances."""
 _ROUNDS = 6
@@ -105,7 +107,7 @@ class _Pull:
         tried: dict[Key, _State] = {}
         fetched = 0
         try:
-            self.archive.check()
+            self._asked(self.archive.check)
             for turn in range(_ROUNDS):
                 listed = self._list()
                 same = {s.key for s in listed if s.counted is not None and known.get(s.key) == s}
@@ -123,15 +125,19 @@ class _Pull:
         made.fetched = fetched
         return made
 
-    def _list(self) -> list[Series]:
-        """What the archive has of what is wanted, in a stable order."""
+    def _asked(self, question: Callable[[], T]) -> T:
+        """The answer to a question without which there is no pull."""
         try:
-            found = {series.key: series for series in self.archive.search()}
+            return question()
         except InputError as error:
             raise ArchiveError(
                 f"the archive cannot be searched: {error.what}", code=error.code, got=error.got,
-                next_step="check the address of the service",
+                next_step=error.next_step or "check the address of the service",
             ) from None  # fmt: skip
+
+    def _list(self) -> list[Series]:
+        """What the archive has of what is wanted, in a stable order."""
+        found = {s.key: s for s in self._asked(lambda: list(self.archive.search()))}
         listed = [found[key] for key in sorted(found)][: self.source.find.max_series]
         log.info("the archive lists %d series, of which %d are asked for", len(found), len(listed))
         return listed

@@ -21,6 +21,7 @@ from data_connectors.pacs.association import (
     MAX_CONTEXTS,
     STUDY_FIND,
     STUDY_GET,
+    STUDY_MOVE,
     VERIFICATION,
     storage_rounds,
 )
@@ -95,16 +96,28 @@ class Scp:
                 if all(not v or str(d[k].value) == v for k, v in wanted.items())]  # fmt: skip
 
     @contextmanager
-    def running(self, *, get: bool = True) -> Iterator[Scp]:
+    def running(self, *, get: bool = True, move: int = 0, ssl_context: Any = None) -> Iterator[Scp]:
         entity = AE(ae_title="FAKE")
         entity.add_supported_context(VERIFICATION)
         entity.add_supported_context(STUDY_FIND)
         if get:
             entity.add_supported_context(STUDY_GET)
             entity.add_supported_context(CT, ExplicitVRLittleEndian, scu_role=True, scp_role=True)
+        if move:
+            entity.add_supported_context(STUDY_MOVE)
+            entity.add_requested_context(CT, ExplicitVRLittleEndian)
+
+        def send(event: Any) -> Iterator[Any]:
+            found = self.matching(event.identifier)
+            yield "127.0.0.1", move
+            yield len(found)
+            yield from ((0xFF00, dataset) for dataset in found)
+
         server = entity.start_server(
-            ("127.0.0.1", self.port), block=False,
-            evt_handlers=[(evt.EVT_C_FIND, self.find), (evt.EVT_C_GET, self.get)],
+            ("127.0.0.1", self.port), block=False, ssl_context=ssl_context,
+            evt_handlers=[
+                (evt.EVT_C_FIND, self.find), (evt.EVT_C_GET, self.get), (evt.EVT_C_MOVE, send),
+            ],
         )  # fmt: skip
         try:
             yield self
@@ -170,6 +183,13 @@ def test_a_query_that_fails_ends_the_pull(tmp_path, status, code):
         run(scp.source(), tmp_path / "store")
     assert caught.value.code == code
     assert scp.finds == (3 if code == "pacs-unreachable" else 1)
+
+
+def test_an_archive_without_c_get_is_asked_to_move(tmp_path):
+    port = free_port()
+    with Scp([*series(1, 3), *series(2, 2)]).running(get=False, move=port) as scp:
+        made = run(scp.source(retrieve="auto", listen={"port": port}), tmp_path / "store")
+    assert (made.instances, made.refused) == (5, [])
 
 
 def test_an_archive_without_c_get_is_said_so(tmp_path):
