@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,31 @@ def test_label_that_only_the_specimen_attribute_tells_of_is_refused(
     visuals, refused = ingest(tmp_path)
     assert [one.inputs for one in visuals] == [("b.dcm",)]
     assert [(one.code, one.inputs) for one in refused] == [("burned-in-risk", ("a.dcm",))]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("by", ["focus", "path"])
+def test_the_first_focal_plane_and_optical_path_are_read(
+    tmp_path: Path, picture: np.ndarray, sparse: bool, by: str
+) -> None:
+    """Twice as many tiles: the second half shows the same places, in other focus or light."""
+    path = write_level(tmp_path / "x.dcm", picture, sparse=sparse)
+    dataset = dcmread(path)
+    dataset.PixelData += bytes(255 - value for value in dataset.PixelData)
+    dataset.NumberOfFrames *= 2
+    if not sparse:
+        keyword = "TotalPixelMatrixFocalPlanes" if by == "focus" else "NumberOfOpticalPaths"
+        setattr(dataset, keyword, 2)
+    else:
+        groups = list(dataset.PerFrameFunctionalGroupsSequence)
+        for old in list(groups):
+            other = copy.deepcopy(old)
+            if by == "focus":
+                other.PlanePositionSlideSequence[0].ZOffsetInSlideCoordinateSystem = 5
+            else:
+                optics = item(OpticalPathIdentifier="2")
+                other.OpticalPathIdentificationSequence = Sequence([optics])
+            groups.append(other)
+        dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_region(path, 0, 0, 0, 190, 150), picture)
