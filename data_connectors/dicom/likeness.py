@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from data_connectors.dicom.header import Header, Plane
 from data_connectors.dicom.regularity import ORIENTATION_TOLERANCE, SPACING_TOLERANCE
 
+_MOST_CLUSTERS = 1000
+"""Beyond this nobody splits any more; the rest counts as one."""
 _OTHER_WAY = 0.17
 """Difference of direction cosines (10 degrees) above which a lone slice is another view."""
 _CONTENTS = frozenset({
@@ -50,14 +54,19 @@ def by_kind(members: list[Header]) -> Parts:
 
 def _clusters(values: list[tuple[float, ...] | None], tolerance: float) -> list[int]:
     """A number for each value: equal for values within a tolerance; -1 for None."""
-    centres: list[np.ndarray] = []
+    distinct = sorted({value for value in values if value is not None})
+    points = np.array(distinct)
     found: dict[tuple[float, ...], int] = {}
-    for value in sorted({value for value in values if value is not None}):
-        point = np.array(value)
-        near = [k for k, centre in enumerate(centres) if np.abs(point - centre).max() <= tolerance]
-        if not near:
-            centres.append(point)
-        found[value] = near[0] if near else len(centres) - 1
+    rest = np.arange(len(distinct))
+    for number in itertools.count():
+        if not len(rest):
+            break
+        if number == _MOST_CLUSTERS:
+            found.update((distinct[index], number) for index in rest)
+            break
+        near = np.abs(points[rest] - points[rest[0]]).max(axis=1) <= tolerance
+        found.update((distinct[index], number) for index in rest[near])
+        rest = rest[~near]
     return [-1 if value is None else found[value] for value in values]
 
 

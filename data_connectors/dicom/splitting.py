@@ -23,6 +23,10 @@ _PROOF = 3
 _DEPTH = 3
 """Most attributes that are combined (b-value, direction, time)."""
 _APART_MM = 1e-2
+_MOST_KINDS = 100
+"""Series of more views than this (radial acquisitions) are not split."""
+_MOST_LOOKED_AT = 200_000
+"""Slices looked at over all ways of splitting a series; a clean one needs a few times its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class _Rules:
     keep_irregular: bool
     names: Sequence[str]
     """What the values of `Header.passes` are."""
+    looked_at: list[int]
+    """One number: slices looked at so far."""
 
 
 def split_series(
@@ -58,8 +64,10 @@ def split_series(
     """
     if len(members) == 1:
         return [Leaf(tuple(members))]
-    rules = _Rules(tolerance_mm, keep_irregular, names)
+    rules = _Rules(tolerance_mm, keep_irregular, names, [0])
     kinds = by_kind(members)
+    if len(kinds) > _MOST_KINDS:
+        return None
     if len(kinds) > 1:
         return _kinds_apart(kinds, rules)
     return _passes_apart(members, rules, _DEPTH, fewest=2)
@@ -86,6 +94,9 @@ def _passes_apart(
     members: list[Header], rules: _Rules, depth: int, *, fewest: int
 ) -> list[Leaf] | None:
     """One leaf a pass over the same places; one in all if nothing repeats."""
+    rules.looked_at[0] += len(members)
+    if rules.looked_at[0] > max(_MOST_LOOKED_AT, 10 * len(members)):
+        return None
     if len(members) >= fewest and _is_stack(members, rules, irregular=False):
         return [Leaf(tuple(members))]
     if depth > 0 and all(member.plane is not None for member in members):
@@ -198,7 +209,9 @@ def _has_gap(places: np.ndarray, rules: _Rules) -> bool:
 
 
 def _spacing(chain: list[list[float]]) -> float:
-    steps = [float(np.median(np.diff(_distinct(part)))) for part in chain if len(part) > 1]
+    """Median distance of neighbouring places in a chain of parts; 0 where there is one place."""
+    places = [_distinct(part) for part in chain]
+    steps = [float(np.median(np.diff(part))) for part in places if len(part) > 1]
     return float(np.median(steps)) if steps else 0.0
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -249,6 +251,25 @@ def test_series_and_classes_are_apart_and_slices_without_series_alone() -> None:
         slice_at(6.0, series=""),
     ]
     assert sorted(members for _, members in parts_of(slices)) == [[0, 1], [2], [3]]
+
+
+@pytest.mark.slow
+def test_series_that_nothing_explains_are_given_up_in_bounded_time() -> None:
+    """Thousands of views, or every attribute at odds with the positions."""
+    angles = np.arange(600) * 0.02
+    radial = [
+        slice_at(0.0, plane=Plane((0.0, 0, 0), (float(np.cos(a)), float(np.sin(a)), 0.0),
+                                  (0.0, 0.0, 1.0), (0.8, 0.6)))
+        for a in angles
+    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    odd = [
+        slice_at(float(rng.integers(50)), **{name: rng.integers(4) for name in PASS_NAMES})
+        for _ in range(200)
+    ]
+    started = time.process_time()
+    assert len(parts_of(radial)) == len(parts_of(odd)) == 1
+    assert time.process_time() - started < 20
 
 
 @settings(deadline=None, max_examples=40)
