@@ -95,7 +95,9 @@ def test_archives_are_refused_by_what_is_in_them(outcome, name, codes):
     assert outcome.codes[name] & codes, outcome.codes
 
 
-def test_no_process_took_more_than_the_limit(outcome):
+def test_no_process_took_more_than_the_limit(outcome, record_property):
+    record_property("peak_mb", outcome.peak_mb)  # see it with --junitxml
+    record_property("seconds", outcome.seconds)
     assert outcome.peak_mb < MEMORY_MB, outcome.peak_mb
 
 

@@ -449,3 +449,25 @@ def test_nothing_is_imported_that_a_worker_does_not_need():
     code = "import sys, data_connectors.ingest.reading; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_a_reader_that_runs_out_of_memory_is_named(tmp_path, images, fake):
+    """While it reads, and while what it read is stored."""
+    images("a_1.png", "b_1.png", "c_1.png")
+
+    class Greedy:
+        def __iter__(self):
+            raise MemoryError
+
+    def greedy(name):
+        if name == "a_1.png":
+            raise MemoryError
+        found = visual(name)
+        if name == "b_1.png":
+            object.__setattr__(found.payload, "members", Greedy())
+        yield found
+
+    fake(greedy)
+    summary = ingest(config(png_source()), tmp_path / "out", base=tmp_path, workers=1)
+    assert summary["by_reason"] == {"reader-out-of-memory": 2}
+    assert summary["used"] == 1
