@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
 
 from data_connectors.dicom.attributes import (
     Attributes,
@@ -253,7 +254,17 @@ def read_object(handle: Handle, *, max_bytes: int = 2_000_000_000) -> Dataset:
     Raises:
         InputError: As `read_header`.
     """
-    return guarded(lambda: _by_pydicom(handle, max_bytes))
+
+    def read() -> Dataset:
+        deflated = False
+        with open_bytes(handle) as source, suppress(Unusual):
+            deflated = syntax_of(read_meta(source)[0]) == DEFLATED
+        dataset = _by_pydicom(handle, max_bytes)
+        if deflated:  # `_inflated` has said otherwise
+            dataset.file_meta.TransferSyntaxUID = UID(DEFLATED)
+        return dataset
+
+    return guarded(read)
 
 
 def _by_pydicom(handle: Handle, limit: int, **options: Any) -> Dataset:
