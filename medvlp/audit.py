@@ -21,6 +21,7 @@ GENESIS = "0" * 64
 
 def append(path: Path, action: str, **facts: Any) -> str:
     """Add one entry and return its digest, the new head. Facts must be free of patient data."""
+    _mend(path)
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
@@ -34,6 +35,15 @@ def append(path: Path, action: str, **facts: Any) -> str:
         log.flush()
         os.fsync(log.fileno())
     return digest
+
+
+def _mend(path: Path) -> None:
+    """Cut off a last line that a kill or a full disk has torn: it was never part of the log."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
 
 
 def head(path: Path) -> str:

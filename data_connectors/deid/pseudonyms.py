@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from medvlp.errors import ConfigError
@@ -93,15 +94,7 @@ def load_key(path: Path, *, create: bool) -> Pseudonyms:
     """
     if create and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:  # another ingest was faster
-            pass
-        else:
-            with os.fdopen(handle, "w") as file:
-                file.write(secrets.token_hex(KEY_BYTES) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+        _make_key(path)
     try:
         return Pseudonyms(bytes.fromhex(path.read_text(encoding="ascii").strip()))
     except FileNotFoundError:
@@ -114,3 +107,18 @@ def load_key(path: Path, *, create: bool) -> Pseudonyms:
             "the pseudonym key file does not hold hex digits", code="deid-key-invalid", got=path,
             next_step="make one with: openssl rand -hex 32",
         ) from None  # fmt: skip
+
+
+def _make_key(path: Path) -> None:
+    """A fresh key that is there whole or not at all, whatever ends the process meanwhile."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(KEY_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # another ingest was faster
+            os.link(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -254,7 +254,9 @@ def _connect(workers: int, private: Path) -> tuple[Any, bool]:
     ray.init(
         address="local", num_cpus=workers or len(os.sched_getaffinity(0)),
         include_dashboard=False, _node_ip_address=_LOOPBACK,
-        object_spilling_directory=str(private / "spill"), **quiet,
+        object_spilling_directory=str(private / "spill"),
+        # Ray nices its workers to 15: beside any other work on the machine they would starve.
+        _system_config={"worker_niceness": 0}, **quiet,
     )  # fmt: skip
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     if any(node["NodeManagerAddress"] != _LOOPBACK for node in nodes):

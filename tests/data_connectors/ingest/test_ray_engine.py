@@ -36,6 +36,10 @@ def double(number):
     return 2 * number
 
 
+def priority(_):
+    return os.nice(0)
+
+
 def fragile(number):
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -108,6 +112,10 @@ def test_nothing_listens_on_the_network(engine):
     ]
     assert len(open_ports) > 3
     assert {ip.removeprefix("::ffff:") for ip in open_ports} == {"127.0.0.1"}
+
+
+def test_workers_run_at_our_own_priority(engine, tasks):
+    assert set(engine.map(tasks.priority, [0, 1, 2])) == {os.nice(0)}
 
 
 def test_a_task_that_kills_its_worker_is_lost_and_the_rest_goes_on(engine, tasks):
