@@ -202,7 +202,7 @@ def test_sequences_nested_too_deeply_are_refused_without_recursion(
     at = data.index(b"\x10\x00\x20\x00LO")  # before PatientID
     path.write_bytes(data[:at] + start * 20_000 + data[at:])
     for read in (lambda: read_header(path, "x"), lambda: read_dataset(path)):
-        with pytest.raises(InputError, match="dicom-malformed.*deeply or have too many"):
+        with pytest.raises(InputError, match=r"dicom-malformed.*deeply or have too many"):
             read()
 
 
