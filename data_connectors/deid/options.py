@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, StringConstraints
 
-from data_connectors.deid.policy import BurnedIn, Faces
+from data_connectors.deid.policy import BurnedIn
 from medvlp.config import Config
 
 SafePrivate = Annotated[str, StringConstraints(pattern=r"^[^/\\]+/[0-9A-Fa-f]{4}/[0-9A-Fa-f]{2}$")]
@@ -69,7 +69,7 @@ class DeidentifyConfig(Options):
     """Text recognition that takes longer has cleared nothing."""
     reviewed: Path | None = None
     """A person's decisions about pixels, `review.tsv`; relative to the config file."""
-    faces: Faces = "flag"
+    faces: Literal["flag", "refuse", "keep"] = "flag"
     """CT, MR and PET of the head: counted, refused or neither."""
     max_files: PositiveInt = 2_000_000
     """Most files of one folder or archive."""
