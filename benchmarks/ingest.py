@@ -105,19 +105,32 @@ def floor(archive: Path) -> dict[str, float]:
 
 
 class _Watch(threading.Thread):
-    """Peak resident memory of a process and of the largest of its descendants."""
+    """Peak resident memory of a process and of its descendants, and the CPU time of all.
+
+    CPU is asked of each process while it lives: a killed worker's never reaches its parent.
+    """
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.process = psutil.Process(pid)
         self.parent = self.worker = self.together = 0
         self.over = threading.Event()
+        self._cpu: dict[int, float] = {}
+
+    @property
+    def cpu_s(self) -> float:
+        """User and system time of every process seen, up to when it was last seen."""
+        return sum(self._cpu.values())
 
     def run(self) -> None:
         while not self.over.wait(0.05):
             try:
                 own = self.process.memory_info().rss
-                others = [c.memory_info().rss for c in self.process.children(recursive=True)]
+                family = self.process.children(recursive=True)
+                others = [child.memory_info().rss for child in family]
+                for one in (self.process, *family):
+                    times = one.cpu_times()
+                    self._cpu[one.pid] = times.user + times.system
             except psutil.Error:
                 continue
             self.parent = max(self.parent, own)
@@ -131,7 +144,6 @@ def measure(archive: Path, out: Path, *, workers: int, engine: str) -> dict[str,
     source = {"kind": "dicom", "name": "archive", "path": str(archive), "burned_in": "accept"}
     (out.parent / "key").write_text("ab" * 32)
     config.write_text(yaml.safe_dump({"sources": [source], "deid": {"key_file": "key"}}))
-    before = os.times()
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "medvlp.cli", "ingest", "--config", config, "--out", out,
@@ -145,19 +157,16 @@ def measure(archive: Path, out: Path, *, workers: int, engine: str) -> dict[str,
     watch.over.set()
     if process.returncode:
         raise SystemExit(log.decode())
-    after = os.times()
     summary = json.loads(said)
     paths = [path for path in archive.rglob("*") if path.is_file()]
     size_in = sum(path.stat().st_size for path in paths)
     size_out = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    cpu = after.children_user + after.children_system
-    cpu -= before.children_user + before.children_system
     return {
         "engine": engine, "workers": workers, "seconds": round(seconds, 2),
         "files": len(paths), "files_per_s": round(len(paths) / seconds, 1),
         "in_mb": round(size_in / 1e6, 1), "in_mb_per_s": round(size_in / 1e6 / seconds, 1),
         "out_mb": round(size_out / 1e6, 1), "out_mb_per_s": round(size_out / 1e6 / seconds, 1),
-        "cpu_s": round(cpu, 2), "parent_mb": watch.parent // 10**6,
+        "cpu_s": round(watch.cpu_s, 2), "parent_mb": watch.parent // 10**6,
         "largest_worker_mb": watch.worker // 10**6, "together_mb": watch.together // 10**6,
         "samples": summary["samples"], "digest": summary["digest"],
     }  # fmt: skip
