@@ -121,8 +121,13 @@ def _dates(moment: date) -> Iterator[str]:
             for d in days:
                 for y in (f"{year}", f"{year % 100:02d}"):
                     yield from (f"{d} {name} {y}", f"{d}. {name} {y}", f"{d}-{name}-{y}",
-                                f"{name} {d}, {y}", f"{name} {d} {y}", f"{d}{name}{y}")  # fmt: skip
-                yield from (f"{d} de {name} de {year}", f"{year} {name} {d}", f"{year}-{name}-{d}")
+                                f"{name} {d}, {y}", f"{name} {d} {y}")  # fmt: skip
+                yield from (
+                    f"{d}{name}{year}",
+                    f"{d} de {name} de {year}",
+                    f"{year} {name} {d}",
+                    f"{year}-{name}-{d}",
+                )
             ending = {1: "st", 2: "nd", 3: "rd", 21: "st", 22: "nd", 23: "rd", 31: "st"}
             nth = f"{day}{ending.get(day, 'th')}"
             yield from (f"{nth} {name} {year}", f"{name} {nth}, {year}", f"{nth} of {name} {year}")
