@@ -84,6 +84,7 @@ def _look_at_hostile(chunk: Chunk) -> str:
     return look(chunk)
 
 
+@pytest.mark.slow
 def test_a_header_that_kills_or_hangs_its_process_is_refused_by_name(folder):
     engine = LocalEngine(2, timeout_s=10, preload=["data_connectors.dicom.reader"])
 

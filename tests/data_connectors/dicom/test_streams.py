@@ -63,6 +63,10 @@ def coded(path: Path, write_dicom: Any, syntax: str, *frames: bytes, **changes: 
     return path
 
 
+JPEG_XL = "1.2.840.10008.1.2.4.11"
+"""How the syntaxes of JPEG XL begin, which pydicom does not decode."""
+
+
 @pytest.mark.parametrize("syntax", ENCODERS)
 def test_lossless_streams_give_back_what_was_encoded(
     tmp_path: Path, write_dicom: Any, syntax: str
@@ -94,7 +98,7 @@ def test_signed_values_of_twelve_bits_keep_their_sign(
     path = coded(tmp_path / "x", write_dicom, syntax, stream, PixelRepresentation=1)
     found = stored_frame(read_dataset(path), 0)
     assert found.dtype == np.int16
-    if UID(syntax).is_transfer_syntax:  # pydicom knows it, and how deep the stream says it is
+    if not syntax.startswith(JPEG_XL):  # pydicom decodes it, and how deep the stream says it is
         with quiet():
             signed = pixel_array(path)
     np.testing.assert_array_equal(found, signed)

@@ -411,9 +411,9 @@ def test_a_killed_ingest_resumes_to_the_same_dataset(tmp_path, images):
 
     def start(out: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", "medvlp.cli", "ingest", "--config", "ingest.yaml",
-             "--out", out, "--workers", "2"],
-            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            [sys.executable, "-m", "medvlp.cli", "ingest", "--config", tmp_path / "ingest.yaml",
+             "--out", tmp_path / out, "--workers", "2"],
+            cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
 
