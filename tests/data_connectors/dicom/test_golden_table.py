@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
-import tarfile
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -340,8 +340,7 @@ class TestRealSeries:
         self, ingest: Any, shared_data: Path, tmp_path: Path
     ) -> None:
         archive = shared_data / "dicom/mr_t1_7T_pddl.tar.gz"
-        with tarfile.open(archive) as members:
-            members.extractall(tmp_path, filter="data")
+        shutil.unpack_archive(archive, tmp_path)
         visuals, refused = ingest(archive, allow_missing_patient=True)
         assert {item.code for item in refused} <= {"not-dicom"}
         [item] = visuals
@@ -354,8 +353,7 @@ class TestRealSeries:
     ) -> None:
         """Kept, every slice is where its own header says, with its own pixels."""
         archive = shared_data / "dicom/ct_head_ge.tar.gz"
-        with tarfile.open(archive) as members:
-            members.extractall(tmp_path, filter="data")
+        shutil.unpack_archive(archive, tmp_path)
         visuals, _ = ingest(archive, tilt="keep")
         assert [len(item.inputs) for item in visuals] == [14, 14]
         for item in visuals:
