@@ -25,7 +25,7 @@ from governance.leakmeta import MOST, Closed, pieces
 Stream = Iterable[bytes]
 DEPTH: Final = 5
 """Archives inside archives are opened this deep."""
-_UNREADABLE: Final = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error,
+_UNREADABLE: Final = (OSError, EOFError, ValueError, RuntimeError, zlib.error,
                       lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile,
                       pa.ArrowException)  # fmt: skip
 """What damaged and encrypted archives and unknown compression raise."""
